@@ -1,0 +1,50 @@
+"""Catches what autograd saves for the backward pass and hands it to a strategy.
+
+Knows modules, operators, storages and views; knows neither what a strategy does with rows nor who measures.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from compbench.capture.session import Session
+from compbench.capture.settings import Attention, CaptureSettings
+from compbench.capture.sites import SiteReport
+from compbench.compressor import Compressor
+from compbench.registry import Registry, default_plugins_dir
+
+__all__ = ["Attention", "CaptureSettings", "Session", "SiteReport", "compress"]
+
+
+def compress(
+    model: nn.Module,
+    compressor: Any,
+    *,
+    attention: Attention = "recompute",
+    minimum_elements: int = 1024,
+    seed: int = 0,
+    **fields: Any,
+) -> Session:
+    """A session in which what autograd saves of ``model`` goes through a strategy.
+
+    Args:
+        model: any module; it is not changed.
+        compressor: a strategy's name (``"laser"``), ``{name: {field: value}}``, a list of those for a chain
+            (``[{"laser": {"rank": 64}}, "int8"]``), a :class:`Compressor` class, or an instance.
+        attention: ``recompute``, ``raw`` or ``literal``; see :class:`CaptureSettings`.
+        minimum_elements: storages with fewer elements are left raw.
+        seed: seed of the strategy's own random streams; torch's global generator is never touched.
+        **fields: hyper-parameters, where ``compressor`` is a name or a class, such as ``rank=128``.
+
+    Returns:
+        The session, a context manager.
+
+    Raises:
+        SettingsError: unknown strategy or field, or a value that is not allowed.
+    """
+    if not isinstance(compressor, Compressor) or fields:
+        compressor = Registry.load(default_plugins_dir()).compressor(compressor, **fields)
+    settings = CaptureSettings(attention=attention, minimum_elements=minimum_elements)
+    return Session(model, compressor, settings, seed)

@@ -1,0 +1,53 @@
+"""Tier 1 of the memory figures: the bytes that autograd holds for the backward pass, storage by storage."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from torch import Tensor
+
+
+class SavedLedger:
+    """Counts unique storages that are held for backward, now and at their maximum.
+
+    A storage that several tensors share counts once, with all its bytes. Whoever reports a tensor as held must keep it
+    alive until reporting it as released: an address names a storage only that long.
+    """
+
+    def __init__(self) -> None:
+        self._holders: dict[int, int] = {}
+        # Backward of CUDA tensors runs in a thread of its own, and the garbage collector may release from any.
+        self._lock = threading.RLock()
+        self.current_bytes = 0
+        self.peak_bytes = 0
+
+    def hold(self, tensors: Iterable[Tensor], opaque_bytes: int = 0) -> None:
+        """Adds tensors, and bytes outside tensors, to what is held."""
+        with self._lock:
+            for tensor in tensors:
+                storage = tensor.untyped_storage()
+                holders = self._holders.get(storage._cdata, 0)
+                self._holders[storage._cdata] = holders + 1
+                if not holders:
+                    self.current_bytes += storage.nbytes()
+            self.current_bytes += opaque_bytes
+            self.peak_bytes = max(self.peak_bytes, self.current_bytes)
+
+    def release(self, tensors: Iterable[Tensor], opaque_bytes: int = 0) -> None:
+        """Takes back what was reported by the same call of :meth:`hold`."""
+        with self._lock:
+            for tensor in tensors:
+                storage = tensor.untyped_storage()
+                holders = self._holders[storage._cdata] - 1
+                if holders:
+                    self._holders[storage._cdata] = holders
+                else:
+                    del self._holders[storage._cdata]
+                    self.current_bytes -= storage.nbytes()
+            self.current_bytes -= opaque_bytes
+
+    def restart_peak(self) -> None:
+        """Forgets the maximum so far; what is held now is the new one."""
+        with self._lock:
+            self.peak_bytes = self.current_bytes

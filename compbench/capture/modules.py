@@ -1,0 +1,83 @@
+"""Which module of a model is running: the path that gives a site its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+
+class ModuleTracker:
+    """Follows the forward pass of one model, module by module.
+
+    Hooks are registered for all modules of the process, and modules looked up by identity, so that the model itself is not
+    touched: a deep copy of it, made for an exponential moving average say, carries nothing of the session.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._tags = {path: _tag(path, module) for path, module in model.named_modules()}
+        self.convolutional = any(isinstance(module, _ConvNd) for module in model.modules())
+        self._stack: list[tuple[int, str]] = []
+        self._handles: list[RemovableHandle] = []
+        self._counts: list[dict[str, int]] = []
+
+    @property
+    def running(self) -> bool:
+        """Whether the model is in its forward pass."""
+        return bool(self._stack)
+
+    @property
+    def path(self) -> str:
+        """Path of the innermost module that is running; the empty string is the model itself."""
+        return self._stack[-1][1]
+
+    @property
+    def tag(self) -> str:
+        """The innermost running module in one word: its name, or that of the block it is a layer of (``mlp``, ``attn``)."""
+        return self._tags[self.path]
+
+    def count(self, role: str) -> int:
+        """How often this was called with ``role`` before in the current call of the innermost module."""
+        counts = self._counts[-1]
+        counts[role] = counts.get(role, 0) + 1
+        return counts[role] - 1
+
+    def start(self) -> None:
+        """Begins to follow the model."""
+
+        def entered(module: nn.Module, arguments: Any) -> None:
+            path = self._paths.get(id(module))
+            if path is not None:
+                self._stack.append((id(module), path))
+                self._counts.append({})
+
+        def left(module: nn.Module, arguments: Any, output: Any) -> None:
+            # A module whose forward never began, since another hook raised, is not on the stack.
+            if self._stack and self._stack[-1][0] == id(module):
+                self._stack.pop()
+                self._counts.pop()
+
+        self._handles = [
+            register_module_forward_pre_hook(entered),
+            register_module_forward_hook(left, always_call=True),
+        ]
+
+    def stop(self) -> None:
+        """Ends following the model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._stack.clear()
+        self._counts.clear()
+
+
+def _tag(path: str, module: nn.Module) -> str:
+    names = path.split(".")
+    if len(names) > 1 and not any(True for _ in module.children()):
+        names.pop()  # a layer, such as a Linear, is known by the block that it is part of
+    readable = [name for name in names if name and not name.isdigit()]
+    return readable[-1] if readable else type(module).__name__.lower()

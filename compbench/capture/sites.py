@@ -1,0 +1,101 @@
+"""The book of sites: what each place in a model saved in a step, raw and kept, and why something was left raw."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from compbench.capture.ledger import SavedLedger
+from compbench.compressor import Codec, Payload, Site
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """What one site saved in the last step.
+
+    Attributes:
+        name: the site's name; see :class:`Site`.
+        module: path of the module.
+        role: readable kind of place.
+        width: columns ``D``; 0 where the saved tensor has no rows.
+        rows: rows ``N`` of one call.
+        calls: how many storages were saved there in the step.
+        dtype: element type, such as ``float32``.
+        raw_bytes: bytes of these storages as they were.
+        kept_bytes: bytes kept in their place at the maximum, a shared basis counted once.
+        reason: why the site was left raw; empty where it was compressed.
+        propagating: whether an error there reaches the activations' gradients, and with them every earlier call; else it
+            touches a weight's gradient alone.
+        statistics: the codec's own figures.
+    """
+
+    name: str
+    module: str
+    role: str
+    width: int
+    rows: int
+    calls: int
+    dtype: str
+    raw_bytes: int
+    kept_bytes: int
+    reason: str
+    propagating: bool
+    statistics: dict[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return asdict(self)
+
+
+class SiteBook:
+    """One site's codec and what it counted in the current and in the last step."""
+
+    def __init__(self, site: Site, codec: Codec | None, generator: torch.Generator | None, reason: str = "") -> None:
+        self.site = site
+        self.codec = codec
+        self.generator = generator
+        self.reason = reason
+        self.ledger = SavedLedger()
+        self.propagating = False
+        self.rows = 0
+        self.dtype = ""
+        self.calls = 0
+        self.raw_bytes = 0
+        self.last_calls = 0
+        self.last: SiteReport | None = None
+        self.checked: set[type[Payload]] = set()
+
+    def saved(self, rows: int, dtype: torch.dtype, raw_bytes: int) -> None:
+        """Counts one storage that was saved here."""
+        self.calls += 1
+        self.rows = rows
+        self.dtype = str(dtype).removeprefix("torch.")
+        self.raw_bytes += raw_bytes
+
+    def close_step(self) -> None:
+        """Makes the step's counts the last step's, and starts anew."""
+        if self.calls:
+            self.last_calls = self.calls
+            self.last = self.report()
+        self.calls = 0
+        self.raw_bytes = 0
+        self.ledger.restart_peak()
+
+    def report(self) -> SiteReport:
+        """The counts of the step under way."""
+        return SiteReport(
+            name=self.site.name,
+            module=self.site.module,
+            role=self.site.role,
+            width=self.site.width,
+            rows=self.rows,
+            calls=self.calls,
+            dtype=self.dtype,
+            raw_bytes=self.raw_bytes,
+            kept_bytes=self.ledger.peak_bytes,
+            reason=self.reason,
+            propagating=self.propagating,
+            statistics=self.codec.statistics() if self.codec is not None and not self.reason else {},
+        )

@@ -1,0 +1,73 @@
+"""What must never be compressed: parameters, buffers, and copies of weights made for autocast."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# Operators through which a weight passes unchanged but for its type, its shape or its place in memory.
+_COPIES = frozenset(
+    {
+        "ToCopyBackward0",
+        "TBackward0",
+        "TransposeBackward0",
+        "TransposeBackward1",
+        "PermuteBackward0",
+        "ViewBackward0",
+        "UnsafeViewBackward0",
+        "ReshapeAliasBackward0",
+        "ExpandBackward0",
+        "SliceBackward0",
+        "SelectBackward0",
+        "SplitBackward0",
+        "SplitWithSizesBackward0",
+        "SqueezeBackward0",
+        "SqueezeBackward1",
+        "UnsqueezeBackward0",
+        "AsStridedBackward0",
+        "AliasBackward0",
+        "CloneBackward0",
+        "NumpyTBackward0",
+        "MhBackward0",
+    }
+)
+
+
+class Weights:
+    """Tells a model's weights from its activations, by storage and by where a tensor comes from in the graph."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._storages: frozenset[int] = frozenset()
+        self._shapes: frozenset[tuple[int, ...]] = frozenset()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Looks the model's parameters and buffers up again: they may have been replaced since."""
+        held = [*self._model.parameters(), *self._model.buffers()]
+        self._storages = frozenset(tensor.untyped_storage()._cdata for tensor in held)
+        self._shapes = frozenset(
+            shape
+            for parameter in self._model.parameters()
+            if not parameter.requires_grad and parameter.dim() > 1
+            for shape in (tuple(parameter.shape), tuple(reversed(parameter.shape)))
+        )
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the tensor lies in the memory of a parameter or buffer, or is a leaf that somebody optimises."""
+        return (tensor.is_leaf and tensor.requires_grad) or tensor.untyped_storage()._cdata in self._storages
+
+    def copied_into(self, tensor: Tensor) -> bool:
+        """Whether the tensor is a copy or view of one parameter, such as autocast's copy in 16 bits."""
+        node = tensor.grad_fn
+        if node is None:
+            # A frozen weight's copy has no history; its shape and autocast give it away.
+            return (
+                not tensor.requires_grad
+                and torch.is_autocast_enabled(tensor.device.type)
+                and tuple(tensor.shape) in self._shapes
+            )
+        while node is not None and node.name() in _COPIES:
+            sources = [source for source, _ in node.next_functions if source is not None]
+            node = sources[0] if len(sources) == 1 else None
+        return node is not None and node.name() == "torch::autograd::AccumulateGrad"

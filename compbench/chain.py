@@ -1,0 +1,234 @@
+"""Strategies in a row: each compresses the coefficients that the one before it keeps, as ``[laser, int8]`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from pydantic import SerializeAsAny, model_validator
+from torch import Tensor, nn
+
+from compbench import seeds
+from compbench.compressor import Codec, Compressor, Payload, Site
+from compbench.errors import SettingsError
+
+_TRIAL_SITE = Site(module="", role="trial", width=64)
+
+
+class Chain(Compressor):
+    """Strategies in a row.
+
+    The first one that compresses encodes the rows, every further one the coefficients that are left. Strategies on the
+    graph, such as checkpointing, all act on the model and are passed over where codecs are made.
+
+    Raises:
+        SettingsError: there are no members, or one that leaves no coefficients stands before another that needs them.
+    """
+
+    members: tuple[SerializeAsAny[Compressor], ...]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The members' names, such as ``laser+int8``."""
+        return "+".join(member.name for member in self.members)
+
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        """Whether every member is."""
+        return all(member.exact for member in self.members)
+
+    @model_validator(mode="after")
+    def _members_fit(self) -> Self:
+        if not self.members:
+            raise SettingsError("a chain of strategies needs at least one; 'none' keeps everything")
+        try:
+            self.codec(_TRIAL_SITE, torch.Generator().manual_seed(0))
+        except SettingsError:
+            raise
+        except Exception:  # a plugin's own failure belongs to the cell that runs it, where it is reported
+            return self
+        return self
+
+    def codec(self, site: Site, generator: torch.Generator) -> Codec | None:
+        """Makes the codecs of a site.
+
+        Raises:
+            SettingsError: a member leaves no coefficients for the next.
+        """
+        links: list[_Link] = []
+        width: int | None = site.width
+        for position, member in enumerate(self.members):
+            link = _Link(member, position, site, generator)
+            codec = link.codec(site.width if width is None else width)
+            if codec is None:
+                continue
+            if width is None:
+                last = links[-1].member.name
+                raise SettingsError(f"{last} keeps no coefficients that {member.name} could compress; put {last} last")
+            links.append(link)
+            width = codec.coefficient_width()
+        if not links:
+            return None
+        return ChainCodec(links, site.width) if len(links) > 1 else links[0].codec(site.width)
+
+    def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
+        """Enters what every member does to the model, in order, and leaves it in the opposite order."""
+        return self._wrapped(model)
+
+    @contextmanager
+    def _wrapped(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for member in self.members:
+                stack.enter_context(member.wrap(model))
+            yield
+
+
+class _Link:
+    """One member of a chain at one site, and its codec for the width that reaches it."""
+
+    def __init__(self, member: Compressor, position: int, site: Site, generator: torch.Generator) -> None:
+        self.member = member
+        self._site = site
+        self._names = ("chain", str(position), member.name)
+        self._seed = generator.initial_seed()
+        self._device = generator.device
+        self._width = 0
+        self._codec: Codec | None = None
+
+    def codec(self, width: int) -> Codec | None:
+        """The codec for rows of ``width`` columns, made anew when the width is another one than before."""
+        if width != self._width:
+            generator = seeds.generator(self._seed, *self._names, str(width), device=self._device)
+            self._codec = self.member.codec(replace(self._site, width=width), generator)
+            self._width = width
+        return self._codec
+
+    @property
+    def current(self) -> Iterable[Codec]:
+        """The codec in use, if there is one."""
+        return () if self._codec is None else (self._codec,)
+
+
+class ChainCodec(Codec):
+    """The codecs of a chain at one site.
+
+    A call that a member keeps as it is, for want of a basis say, is kept like that: no later member touches it.
+    """
+
+    def __init__(self, links: Sequence[_Link], width: int) -> None:
+        self._links = links
+        self._width = width
+
+    def encode(self, rows: Tensor) -> Payload:
+        """Compresses rows ``(N, D)`` by the first codec, and what each leaves by the next."""
+        payloads: list[Payload] = []
+        left: Tensor | None = rows
+        for link in self._links:
+            if left is None:
+                break
+            codec = link.codec(left.shape[1])
+            if codec is not None:
+                payloads.append(codec.encode(left))
+                left = payloads[-1].coefficients()
+        if len(payloads) == 1:
+            return payloads[0]
+        return ChainPayload([payload.with_coefficients(None) for payload in payloads[:-1]], payloads[-1])
+
+    def _codecs(self) -> Iterator[tuple[int, Codec]]:
+        """The codecs as the next call will use them, each with the width of its rows."""
+        width: int | None = self._width
+        for link in self._links:
+            codec = None if width is None else link.codec(width)
+            if width is not None and codec is not None:
+                yield width, codec
+                width = codec.coefficient_width()
+
+    def end_step(self) -> None:
+        """Ends the step of every codec."""
+        for link in self._links:
+            for codec in link.current:
+                codec.end_step()
+
+    def discard_step(self) -> None:
+        """Discards the step of every codec."""
+        for link in self._links:
+            for codec in link.current:
+                codec.discard_step()
+
+    def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int | None:
+        """What the first codec keeps, and each further one in the place of the coefficients that it takes."""
+        total = 0
+        for position, (width, codec) in enumerate(self._codecs()):
+            kept = codec.kept_bytes(rows, calls, itemsize)
+            if kept is None:
+                return None
+            total += kept - (calls * rows * width * itemsize if position else 0)
+        return total
+
+    def coefficient_width(self) -> int | None:
+        """That of the last codec."""
+        *_, (_, last) = self._codecs()
+        return last.coefficient_width()
+
+    def state(self) -> Iterable[Tensor]:
+        """What all codecs hold."""
+        return [tensor for link in self._links for codec in link.current for tensor in codec.state()]
+
+    def statistics(self) -> dict[str, float]:
+        """The figures of all members; one that an earlier member has too is called ``int8_rank``, after its member."""
+        figures: dict[str, float] = {}
+        for link in self._links:
+            taken = set(figures)
+            for codec in link.current:
+                for name, value in codec.statistics().items():
+                    while name in taken:
+                        name = f"{link.member.name}_{name}"
+                    figures[name] = value
+        return figures
+
+
+@dataclass(frozen=True)
+class ChainPayload(Payload):
+    """What a chain keeps of one call.
+
+    Attributes:
+        outer: the payloads without their coefficients, in the order of the chain.
+        last: the coefficients of the last of them, as the last member keeps them.
+    """
+
+    outer: Sequence[Payload]
+    last: Payload
+
+    def _first(self) -> Payload:
+        """The first member's payload, with its coefficients rebuilt."""
+        payload = self.last
+        for outer in reversed(self.outer):
+            payload = outer.with_coefficients(payload.decode())
+        return payload
+
+    def decode(self) -> Tensor:
+        """The rows, ``(N, D)``, rebuilt from the last member to the first."""
+        return self._first().decode()
+
+    def weight_gradient(self, grad_output: Tensor) -> Tensor:
+        """``dY^T X``, ``(M, D)``, in the way of the first member."""
+        return self._first().weight_gradient(grad_output)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What all members keep."""
+        return tuple(tensor for payload in (*self.outer, self.last) for tensor in payload.tensors())
+
+    def opaque_bytes(self) -> int:
+        """What all members keep outside tensors."""
+        return sum(payload.opaque_bytes() for payload in (*self.outer, self.last))
+
+    def coefficients(self) -> Tensor | None:
+        """Those of the last member."""
+        return self.last.coefficients()
+
+    def with_coefficients(self, coefficients: Tensor | None) -> Payload:
+        """The same with others for the last member."""
+        return replace(self, last=self.last.with_coefficients(coefficients))

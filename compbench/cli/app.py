@@ -1,0 +1,57 @@
+"""The Typer application: its commands, and what ``compbench --help`` says."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from compbench.cli.plugins_command import plugins
+from compbench.cli.run_command import HELP as RUN_HELP
+from compbench.cli.run_command import run
+from compbench.cli.table_command import table
+from compbench.run.machine import distribution_version
+
+OVERVIEW = """
+Compares activation-compression strategies for training recursive models: memory, time and accuracy, with evidence.
+
+A suite (a YAML file) says which strategies are trained on what, at which recursion depths, with which seeds. Each
+combination is a cell, run in a process of its own; its record is kept, so a run that was stopped goes on where it was.
+
+\b
+Examples:
+  compbench run quick                          every shipped strategy, in under three minutes on two cores
+  compbench run suites/trm_depth.yaml --only seed=0,1 --only depth=4,8
+  compbench table results/quick --format github
+  compbench plugins                            which strategies and workloads there are
+  compbench plugins laser                      one of them, with its fields
+
+Exit status: 0 all well, 1 some cell is not ok, 2 bad input, 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="compbench",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(help=RUN_HELP)(run)
+app.command()(table)
+app.command()(plugins)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"compbench {distribution_version('compbench')}")
+        raise typer.Exit
+
+
+@app.callback(help=OVERVIEW)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the command itself; ``--version`` does its work while it is parsed."""

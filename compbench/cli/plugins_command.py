@@ -1,0 +1,163 @@
+"""``compbench plugins``: what is installed, what is broken, and which fields a strategy or workload has."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tabulate import tabulate
+
+from compbench.errors import SettingsError, unknown
+from compbench.fields import describe_fields
+from compbench.plugin_loading import RECORDS, Registered
+from compbench.registry import Registry, default_plugins_dir
+
+
+def plugins(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A strategy, workload, metric or reporter: show its description and its fields."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    plugins_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the project's own plugins (default: ./plugins, if there is one).")
+    ] = None,
+) -> None:
+    """List strategies, workloads, metrics and reporters, or describe the one called NAME.
+
+    Broken plugins are listed with their tracebacks; all others go on working. COMPBENCH_DISABLE_PLUGINS has the names
+    of plugins to leave out, separated by commas.
+    """
+    registry = Registry.load(plugins_dir or default_plugins_dir())
+    content = listing(registry) if name is None else descriptions(registry, name)
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
+    elif name is None:
+        _print_listing(content)
+    else:
+        for description in content["plugins"]:
+            _print_description(description)
+
+
+def listing(registry: Registry) -> dict[str, Any]:
+    """Everything that is registered, the names claimed twice, and the broken plugins, as plain data."""
+    rows = [_row(registered, "ok") for registered in _registered(registry)]
+    rows += [_row(claim, "conflict") for conflict in registry.conflicts for claim in conflict.claims]
+    rows += [
+        {
+            "kind": "observer",
+            "name": plugin.name,
+            "summary": ", ".join(observed),
+            "source": plugin.source,
+            "file": str(plugin.file or ""),
+            "sha256": plugin.sha256,
+            "status": "ok",
+        }
+        for plugin in registry.plugins
+        if (observed := [hook for hook in plugin.hooks if hook not in RECORDS])
+    ]
+    return {
+        "plugins": rows,
+        "conflicts": [str(conflict) for conflict in registry.conflicts],
+        "broken": [
+            {
+                "name": plugin.name,
+                "source": plugin.source,
+                "file": str(plugin.file or ""),
+                "sha256": plugin.sha256,
+                "reason": plugin.reason,
+                "traceback": plugin.traceback,
+            }
+            for plugin in registry.broken
+        ],
+    }
+
+
+def descriptions(registry: Registry, name: str) -> dict[str, Any]:
+    """All that is registered under a name, with docstring and fields, as plain data.
+
+    Raises:
+        PluginError: two plugins claim the name, or the plugin that seems to provide it is broken.
+        SettingsError: nobody provides the name.
+    """
+    found = [registered for registered in _registered(registry) if registered.name == name]
+    if not found:
+        for conflict in registry.conflicts:
+            if conflict.name == name:
+                registry.find(conflict.kind, name)
+        if registry.broken_reason("strategy", name):
+            registry.find("strategy", name)
+        raise SettingsError(unknown("plugin", name, [registered.name for registered in _registered(registry)]))
+    return {"plugins": [_description(registered) for registered in found]}
+
+
+def _registered(registry: Registry) -> list[Registered]:
+    tables = (registry.compressors, registry.workloads, registry.metrics, registry.reporters)
+    return [registered for table in tables for registered in table.values()]
+
+
+def _row(registered: Registered, status: str) -> dict[str, Any]:
+    return {
+        "kind": registered.kind,
+        "name": registered.name,
+        "summary": _docstring(registered).partition("\n")[0],
+        "source": registered.plugin.source,
+        "file": str(registered.plugin.file or ""),
+        "sha256": registered.plugin.sha256,
+        "status": status,
+    }
+
+
+def _description(registered: Registered) -> dict[str, Any]:
+    record = registered.record
+    settings = isinstance(record, type) and issubclass(record, BaseModel)
+    fields = [vars(field) for field in describe_fields(record)] if settings else []
+    return {**_row(registered, "ok"), "docstring": _docstring(registered), "fields": fields}
+
+
+def _docstring(registered: Registered) -> str:
+    """The description of a class, or of the function that a metric or reporter is."""
+    record = registered.record
+    described = record if isinstance(record, type) else getattr(record, "compute", getattr(record, "render", None))
+    return inspect.cleandoc(getattr(described, "__doc__", None) or "")
+
+
+def _print_listing(content: dict[str, Any]) -> None:
+    columns = ("kind", "name", "summary", "source", "status")
+    _print_table(columns, [[row[column] for column in columns] for row in content["plugins"]])
+    for conflict in content["conflicts"]:
+        typer.echo(f"\nconflict: {conflict}")
+    for plugin in content["broken"]:
+        typer.echo(f"\nbroken: {plugin['name']} ({plugin['source']})\n{plugin['traceback']}")
+
+
+def _print_description(description: dict[str, Any]) -> None:
+    typer.echo(f"{description['kind']} {description['name']} ({description['source']})\n")
+    typer.echo(description["docstring"] or "(no description)")
+    if description["fields"]:
+        columns = ("name", "allowed", "default", "description")
+        typer.echo("")
+        _print_table(
+            ("field", *columns[1:]), [[field[column] for column in columns] for field in description["fields"]]
+        )
+    typer.echo("")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table that fits the terminal, or plain columns where the output goes elsewhere."""
+    console = Console()
+    if not console.is_terminal:
+        typer.echo(tabulate(rows, headers=columns, tablefmt="simple", disable_numparse=True))
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # as Text, since brackets in summaries are no markup
+    console.print(table)

@@ -1,0 +1,151 @@
+"""``compbench run``: runs what of a suite is missing, and shows the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from compbench.errors import SettingsError
+from compbench.registry import Registry, default_plugins_dir
+from compbench.report.summary import write_results
+from compbench.run.progress import describe, make_progress
+from compbench.run.runner import RunOptions, RunOutcome, SuiteRunner
+from compbench.run.selection import Rerun
+from compbench.suite import Suite, load_suite
+
+Device = Literal["cpu", "cuda"]
+
+HELP = """
+Runs a suite and prints its table.
+
+Every cell (strategy, depth, seed) is a process of its own with its own log; its record goes to DIR/<suite>/cells the
+moment it ends. A cell that fails is a row with its status, and the run goes on. Ctrl-C keeps what is finished; the
+same command goes on with the rest. With nothing left to run, it only prints the table.
+
+\b
+Examples:
+  compbench run quick                              a suite that ships, by name
+  compbench run suites/trm_depth.yaml --only depth=4,8 --only seed=0,1
+  compbench run mine.yaml --only 'arm=laser*'      one strategy and its variants
+  compbench run mine.yaml --rerun failed           what failed, again
+  compbench run mine.yaml --jobs 1 --timeout 600   one cell at a time, ten minutes at most for each
+
+Exit status: 0 every selected cell is ok, 1 some are not, 2 bad input, 130 interrupted.
+"""
+
+
+def run(
+    suite: Annotated[str, typer.Argument(help="A suite's YAML file, or the name of one that ships.", metavar="SUITE")],
+    results: Annotated[
+        Path, typer.Option(help="Folder for results; the suite gets a folder of its name in it.", metavar="DIR")
+    ] = Path("results"),
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cells at a time; by default one a pair of cores, or one a GPU.", metavar="N"),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run part of the suite: AXIS=VALUE[,VALUE...], globs allowed; may be repeated, and then narrows "
+            "the suite down axis by axis. Axes: arm, depth, seed and those of the suite's matrix.",
+            metavar="PATTERN",
+        ),
+    ] = None,
+    rerun: Annotated[
+        Rerun,
+        typer.Option(help="missing: cells without a record; failed: also those that are not ok; all: every cell."),
+    ] = "missing",
+    plugins_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="Where to run, instead of the suite's own device.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Longest time for a cell, instead of the suite's own.", metavar="SECONDS"),
+    ] = None,
+) -> None:
+    """Runs a suite and prints its table."""
+    if timeout is not None and not timeout > 0:
+        raise SettingsError(f"--timeout {timeout:g} (allowed: seconds > 0)")
+    registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
+    loaded = _with_overrides(load_suite(suite, registry), device, timeout)
+    options = RunOptions(
+        results=results,
+        jobs=jobs,
+        only=tuple(only or ()),
+        rerun=rerun,
+        command=command_line(suite, jobs, only or (), plugins_dir, device, timeout),
+    )
+    outcome = SuiteRunner(loaded, registry, options, make_progress, _warn).run()
+    _conclude(outcome, loaded, registry)
+    raise typer.Exit(outcome.exit_status)
+
+
+def command_line(
+    suite: str,
+    jobs: int | None,
+    only: list[str] | tuple[str, ...],
+    plugins_dir: Path | None,
+    device: str | None,
+    timeout: float | None,
+) -> str:
+    """The command that makes the same results anew; where they go and what is there already are not part of it."""
+    words = ["compbench", "run", suite]
+    for pattern in only:
+        words += ["--only", pattern]
+    options = {"--jobs": jobs, "--plugins-dir": plugins_dir, "--device": device, "--timeout": timeout}
+    for option, value in options.items():
+        if value is not None:
+            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join(words)
+
+
+def _with_overrides(suite: Suite, device: str | None, timeout: float | None) -> Suite:
+    if device is not None:
+        suite = dataclasses.replace(suite, device=device)
+    if timeout is not None:
+        suite = dataclasses.replace(suite, timeout_seconds=timeout)
+    return suite
+
+
+def _conclude(outcome: RunOutcome, suite: Suite, registry: Registry) -> None:
+    if outcome.stopped_by is not None:
+        left = len(outcome.selected) - len(outcome.results)
+        name = signal.Signals(outcome.stopped_by).name
+        print(
+            f"interrupted by {name}: {len(outcome.results)} cells are kept in {outcome.directory}; "
+            f"the same command goes on with the other {left}"
+        )
+    elif not outcome.ran:
+        print(f"{suite.name}: nothing to do, all {len(outcome.selected)} cells are in {outcome.directory}")
+    if outcome.results:
+        print()
+        print(write_results(outcome.directory, suite, outcome.command).rstrip("\n"), flush=True)
+    _print_failures(outcome)
+    problems = registry.observe("compbench_suite_finished", directory=str(outcome.directory), statuses=outcome.statuses)
+    for problem in problems:
+        _warn(problem)
+
+
+def _print_failures(outcome: RunOutcome) -> None:
+    failures = outcome.failures()
+    if not failures:
+        return
+    print(f"\n{sum(map(len, failures.values()))} of {len(outcome.selected)} cells are not ok:")
+    for (status, reason), results in failures.items():
+        print(f"  {status}: {reason or 'no reason given'}")
+        for result in results:
+            print(f"    {describe(result.cell)}" + (f"  ({outcome.directory / result.log})" if result.log else ""))
+    if any(result.status != "skipped" for results in failures.values() for result in results):
+        print("--rerun failed runs them again")
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)

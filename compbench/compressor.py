@@ -1,0 +1,175 @@
+"""The contract of a compression strategy: all that a plugin author imports.
+
+A strategy is a :class:`Compressor`: a frozen set of hyper-parameters. For every :class:`Site` of a model it makes one
+:class:`Codec`, which holds what the strategy learns there (a basis, a scale). The codec turns the rows that autograd
+would have saved at one call into a :class:`Payload`, which gives them back in the backward pass.
+
+This module knows neither models nor autograd: purely matrices of rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a model where autograd saves an activation; all calls of a weight-tied module share it.
+
+    Attributes:
+        module: path of the module that was running, as in ``model.named_modules()``.
+        role: readable kind of place, the module's name and the width, such as ``mlp_3072``.
+        width: number of columns ``D`` of the rows that are encoded there.
+        index: which of the activations of this role that the module saves in one call, from 0.
+    """
+
+    module: str
+    role: str
+    width: int
+    index: int = 0
+
+    @property
+    def name(self) -> str:
+        """A name that is unique in the model, such as ``block.mlp/mlp_3072`` or ``block.mlp/mlp_1536#1``."""
+        return f"{self.module}/{self.role}" + (f"#{self.index}" if self.index else "")
+
+
+class Payload(ABC):
+    """What one call keeps of its rows until the backward pass.
+
+    A payload is self-contained: it holds every tensor that it needs, and no later call or step changes them.
+    """
+
+    @abstractmethod
+    def decode(self) -> Tensor:
+        """The rows, ``(N, D)``, in the dtype and on the device of those that were encoded. May be called again."""
+
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor that the payload keeps alive. A storage that payloads share is counted once."""
+
+    def opaque_bytes(self) -> int:
+        """Bytes kept alive outside tensors (NumPy arrays, bytes objects); 0 unless a strategy says otherwise."""
+        return 0
+
+    def weight_gradient(self, grad_output: Tensor) -> Tensor:
+        """The weight gradient ``dY^T X`` of a linear layer whose input was encoded.
+
+        Args:
+            grad_output: ``dY``, ``(N, M)``.
+
+        Returns:
+            ``(M, D)``. A low-rank payload overrides this by ``(dY^T Z) Q^T``, which never rebuilds ``X``.
+        """
+        return grad_output.T @ self.decode()
+
+    def coefficients(self) -> Tensor | None:
+        """The floating-point rows ``(N, k)`` that a further strategy may compress, or None if there are none."""
+        return None
+
+    def with_coefficients(self, coefficients: Tensor | None) -> Payload:
+        """This payload with other coefficients; with None, what is left of it when somebody else keeps them.
+
+        Raises:
+            TypeError: this payload has no coefficients.
+        """
+        raise TypeError(f"{type(self).__name__} has no coefficients to replace")
+
+
+class Dense(Payload):
+    """The rows themselves, for a call that a strategy leaves as it is."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+
+    def decode(self) -> Tensor:
+        return self._rows
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self._rows,)
+
+
+class Codec(ABC):
+    """The state of one strategy at one site.
+
+    ``encode`` runs inside the forward pass, without gradient and with autocast off. It must not synchronise with the host
+    (``.item()``, ``.cpu()``, branching on values) and must draw random numbers from its own generator alone.
+    What depends on values is decided once a step, in ``end_step``.
+    """
+
+    @abstractmethod
+    def encode(self, rows: Tensor) -> Payload:
+        """Compresses the rows of one call, ``(N, D)``, which may be a view of memory that is about to be freed."""
+
+    def end_step(self) -> None:
+        """Called once after each optimiser step's backward passes: the place to move a basis."""
+
+    def discard_step(self) -> None:
+        """Called instead of ``end_step`` when a step was abandoned or only probed: forget what it gathered."""
+
+    def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int | None:
+        """Bytes that ``calls`` calls of ``rows`` rows of ``itemsize`` bytes an element will keep, shared bases included.
+
+        The engine leaves a site raw where this is not less than ``calls * rows * D * itemsize``.
+        None: not known beforehand, encode in any case.
+        """
+        return None
+
+    def coefficient_width(self) -> int | None:
+        """Width ``k`` of the coefficients that payloads offer to a further strategy, or None if they offer none."""
+        return None
+
+    def state(self) -> Iterable[Tensor]:
+        """The tensors that the codec itself holds between calls and between steps (basis, accumulators)."""
+        return ()
+
+    def statistics(self) -> dict[str, float]:
+        """Figures for the results, such as ``rank``, ``fidelity``, ``expansions``. Called between steps.
+
+        Over sites, integers are added up as counts, and floating-point numbers averaged.
+        """
+        return {}
+
+
+class Compressor(BaseModel, ABC):
+    """A compression strategy and its hyper-parameters, which are the fields of this pydantic model.
+
+    The field declarations (type, default, bounds, description) are all there is: validation of suites,
+    ``compbench plugins NAME`` and the documentation come from them. The first line of the class's docstring is the
+    summary that listings show.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    """The name that suites and :func:`compbench.compress` use."""
+
+    exact: ClassVar[bool] = False
+    """Whether what is rebuilt equals what was encoded bit for bit. Attention needs no recomputation then."""
+
+    @abstractmethod
+    def codec(self, site: Site, generator: torch.Generator) -> Codec | None:
+        """Makes the codec of one site.
+
+        Args:
+            site: where the rows will come from.
+            generator: a generator on the site's device, seeded for this strategy and site.
+
+        Returns:
+            The codec, or None if this strategy leaves the site as it is.
+        """
+
+    def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
+        """Changes how the model runs while a session is open; for strategies on the graph, such as checkpointing.
+
+        The context manager must undo on exit whatever it did on entry.
+        """
+        return nullcontext()

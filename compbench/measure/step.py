@@ -1,0 +1,51 @@
+"""The step that every pass measures: one forward and backward of a workload's model, at the precision of its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from compbench.records import Batch
+from compbench.workloads.base import Workload
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model with its workload, the device it is on and the precision it computes in."""
+
+    workload: Workload
+    model: nn.Module
+    device: torch.device
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def batch(self, data: Batch, rows: Tensor | slice) -> Batch:
+        """The examples ``rows`` of ``data`` as tensors of their own, on the device."""
+        return {name: values[rows].clone().to(self.device) for name, values in data.items()}
+
+    def output(self, batch: Batch) -> Any:
+        """The model's output for a batch, under autocast where the precision is bf16."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.workload.forward(self.model, batch)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The scalar loss of a batch, with its graph."""
+        return self.workload.loss(self.output(batch), batch)
+
+    def gradients(self, batch: Batch) -> list[Tensor]:
+        """The gradient of every parameter that needs one, zero where the loss does not depend on it."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        found = torch.autograd.grad(self.loss(batch), parameters, materialize_grads=True)
+        return list(found)
+
+    def clear_gradients(self) -> None:
+        """Frees every gradient, so that the backward pass makes them anew."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def synchronize(self) -> None:
+        """Waits for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

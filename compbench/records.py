@@ -1,0 +1,31 @@
+"""The small records that plugins hand over beside strategies and workloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from compbench.workloads.base import Workload
+
+Batch = dict[str, Tensor]
+"""Tensors that share their first dimension, one row an example."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit of any workload: ``compute(workload, output, batch)`` gives one value an example, ``(B,)``."""
+
+    name: str
+    compute: Callable[[Workload, Any, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """A table format: ``render(rows)`` turns rows of raw numbers, keyed by the CSV's column names, into text."""
+
+    name: str
+    render: Callable[[Sequence[Mapping[str, Any]]], str]

@@ -1,0 +1,241 @@
+"""Turns names into strategies, workloads, metrics and reporters. It knows plugins, and no strategy by name."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+from pydantic_core import PydanticSerializationError
+
+from compbench.chain import Chain
+from compbench.compressor import Compressor
+from compbench.errors import PluginError, SettingsError, one_line, unknown
+from compbench.fields import construct, in_words
+from compbench.plugin_loading import Kind, Loaded, Plugin, Registered, call_one, load_plugins
+from compbench.sources import source_hash
+from compbench.workloads.base import Workload
+
+Strategy = str | Mapping[str, Any] | Compressor | type[Compressor]
+"""One strategy: a name, ``{name: {field: value}}``, a compressor, or a compressor's class."""
+
+_SHAPES = "a name, or {name: {field: value}}"
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A name that two plugins claim; using it is an error, other names go on working."""
+
+    kind: Kind
+    name: str
+    claims: tuple[Registered, ...]
+
+    def __str__(self) -> str:
+        sources = " and ".join(str(claim.plugin) for claim in self.claims)
+        return f"{self.kind} '{self.name}' is provided by {sources}; rename one of them"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What identifies a strategy or workload: name, fields that differ from their defaults as JSON, and source hash."""
+
+    name: str
+    fields: dict[str, Any]
+    source: str
+
+
+class Registry:
+    """All plugins of this environment and of one plugins folder.
+
+    Attributes:
+        compressors: strategies by name; records are subclasses of :class:`compbench.Compressor`.
+        workloads: workloads by name; records are subclasses of :class:`compbench.Workload`.
+        metrics: metrics by name; records are :class:`compbench.Metric`.
+        reporters: table formats by name; records are :class:`compbench.Reporter`.
+        plugins: every plugin that was found, broken ones too.
+        conflicts: names that two plugins claim; they are in none of the mappings above.
+        plugins_dir: the absolute path of the project's own plugins, if there are any.
+    """
+
+    def __init__(self, loaded: Loaded, plugins_dir: Path | None = None) -> None:
+        self._loaded = loaded
+        self.plugins = loaded.plugins
+        self.plugins_dir = plugins_dir.resolve() if plugins_dir else None
+        tables: dict[Kind, dict[str, Registered]] = defaultdict(dict)
+        conflicts = []
+        for (kind, name), claims in _claims(loaded.records).items():
+            if len(claims) == 1:
+                tables[kind][name] = claims[0]
+            else:
+                conflicts.append(Conflict(kind, name, claims))
+        self.conflicts = tuple(conflicts)
+        self._tables = {kind: MappingProxyType(dict(sorted(table.items()))) for kind, table in tables.items()}
+        self.compressors = self._table("strategy")
+        self.workloads = self._table("workload")
+        self.metrics = self._table("metric")
+        self.reporters = self._table("reporter")
+
+    @classmethod
+    def load(cls, plugins_dir: Path | None = None) -> Self:
+        """Loads the entry points of group ``compbench``, and the files of ``plugins_dir``.
+
+        The environment variable ``COMPBENCH_DISABLE_PLUGINS`` has the names of plugins to leave out, separated by
+        commas; a plugin's name is that of its entry point, or of its file without ``.py``.
+
+        Raises:
+            PluginError: there is no folder ``plugins_dir``. Broken plugins raise nothing: see :attr:`broken`.
+        """
+        return cls(load_plugins(plugins_dir), plugins_dir)
+
+    @property
+    def broken(self) -> tuple[Plugin, ...]:
+        """The plugins that could not be loaded."""
+        return tuple(plugin for plugin in self.plugins if plugin.status == "broken")
+
+    def find(self, kind: Kind, name: str) -> Registered:
+        """The record of a name.
+
+        Raises:
+            PluginError: two plugins claim the name, or the plugin that seems to provide it is broken.
+            SettingsError: nobody provides the name.
+        """
+        found = self._table(kind).get(name)
+        if found is not None:
+            return found
+        for conflict in self.conflicts:
+            if (conflict.kind, conflict.name) == (kind, name):
+                raise PluginError(str(conflict))
+        broken = self.broken_reason(kind, name)
+        if broken:
+            raise PluginError(broken)
+        raise SettingsError(unknown(kind, name, self._table(kind)) + self._broken_hint())
+
+    def broken_reason(self, kind: Kind, name: str) -> str:
+        """Why a name is missing that a broken plugin might have provided, in one line; empty for any other name."""
+        claimed = name in self._table(kind) or any((c.kind, c.name) == (kind, name) for c in self.conflicts)
+        if not claimed:
+            for plugin in self.broken:
+                if name in plugin.names:
+                    return f"{plugin} is broken: {plugin.reason}"
+        return ""
+
+    def compressor(self, spec: Strategy | Sequence[Strategy], /, **fields: Any) -> Compressor:
+        """Makes a strategy.
+
+        Args:
+            spec: one strategy, or a list of them, which is a chain: each compresses what the one before it keeps.
+            **fields: values of fields, where ``spec`` is a name or a class.
+
+        Raises:
+            PluginError: the name's plugin is broken, or two plugins claim the name.
+            SettingsError: an unknown name or field, or a value that is not allowed.
+        """
+        if isinstance(spec, (str, type)):
+            return self._member({spec: fields} if isinstance(spec, str) else spec, fields)
+        if fields:
+            raise SettingsError(f"fields ({', '.join(fields)}) beside {in_words(spec)} (allowed: beside a name)")
+        if isinstance(spec, Sequence):
+            if not spec:
+                raise SettingsError("a chain of no strategies (allowed: a list of at least one)")
+            members = tuple(self._member(member, {}) for member in spec)
+            return members[0] if len(members) == 1 else Chain(members=members)
+        return self._member(spec, {})
+
+    def workload(self, name: str, /, **fields: Any) -> Workload:
+        """Makes a workload.
+
+        Raises:
+            PluginError: the name's plugin is broken, or two plugins claim the name.
+            SettingsError: an unknown name or field, or a value that is not allowed.
+        """
+        record: type[Workload] = self.find("workload", name).record
+        return construct(record, fields, f"workload '{name}'")
+
+    def reference(self, settings: Compressor | Workload) -> tuple[Reference, ...]:
+        """What identifies a strategy, one entry a member of a chain, or a workload (one entry).
+
+        Raises:
+            PluginError: a field's value can't be written as JSON.
+        """
+        if isinstance(settings, Chain):
+            return tuple(part for member in settings.members for part in self.reference(member))
+        table = self.compressors if isinstance(settings, Compressor) else self.workloads
+        known = table.get(settings.name)
+        ours = known is not None and known.record is type(settings)
+        try:
+            fields = settings.model_dump(mode="json", exclude_defaults=True)
+        except PydanticSerializationError as error:
+            raise PluginError(f"the fields of '{settings.name}' can't be written as JSON: {error}") from error
+        source = known.source if known is not None and ours else source_hash(type(settings))
+        return (Reference(settings.name, fields, source),)
+
+    def observe(self, hook: str, **arguments: Any) -> list[str]:
+        """Calls an observer hook of one plugin after the other; what one raises stops no other.
+
+        Returns:
+            What went wrong, one line a plugin.
+        """
+        wrong = []
+        for plugin, module in self._loaded.modules.items():
+            if hook not in plugin.hooks:
+                continue
+            try:
+                call_one(self._loaded.manager, module, hook, arguments)
+            except (Exception, SystemExit) as error:
+                wrong.append(f"{plugin}: {hook} raised {one_line(error)}")
+        return wrong
+
+    def _table(self, kind: Kind) -> Mapping[str, Registered]:
+        return self._tables.get(kind, MappingProxyType({}))
+
+    def _member(self, spec: object, fields: Mapping[str, Any]) -> Compressor:
+        if isinstance(spec, Compressor):
+            return spec
+        if isinstance(spec, type) and issubclass(spec, Compressor):
+            return construct(spec, fields, f"strategy '{spec.name}'")
+        name, fields = parse_strategy(spec)
+        record: type[Compressor] = self.find("strategy", name).record
+        return construct(record, fields, f"strategy '{name}'")
+
+    def _broken_hint(self) -> str:
+        broken = [f"{plugin.name} ({plugin.reason})" for plugin in self.broken]
+        return f"; broken plugins: {', '.join(broken)}" if broken else ""
+
+
+def parse_strategy(spec: object) -> tuple[str, dict[str, Any]]:
+    """Name and fields of one strategy as a suite writes it: ``laser`` or ``{laser: {rank: 16}}``.
+
+    Raises:
+        SettingsError: it has another shape.
+    """
+    if isinstance(spec, str):
+        return spec, {}
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        ((name, fields),) = spec.items()
+        if isinstance(name, str) and (fields is None or isinstance(fields, Mapping)):
+            return name, dict(fields or {})
+    raise SettingsError(f"a strategy is {in_words(spec)} (allowed: {_SHAPES})")
+
+
+def default_plugins_dir() -> Path | None:
+    """The folder ``plugins`` of the current directory, if there is one and it isn't that of the shipped plugins."""
+    folder = Path("plugins").resolve()
+    if not folder.is_dir():
+        return None
+    shipped = importlib.util.find_spec("compbench_plugins")
+    locations = shipped.submodule_search_locations if shipped else None
+    return None if folder in {Path(location).resolve() for location in locations or ()} else folder
+
+
+def _claims(records: Iterable[Registered]) -> dict[tuple[Kind, str], tuple[Registered, ...]]:
+    """Who claims each name; the same object offered again is the same claim."""
+    claims: dict[tuple[Kind, str], tuple[Registered, ...]] = {}
+    for record in records:
+        earlier = claims.get((record.kind, record.name), ())
+        if all(claim.record is not record.record for claim in earlier):
+            claims[record.kind, record.name] = (*earlier, record)
+    return claims

@@ -1,0 +1,85 @@
+"""What a run left behind, as the report reads it: the cells that were planned and the records that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from compbench.run.result import CellResult
+
+_KEY = re.compile(r"(?P<readable>.+)-d(?P<depth>\d+)-s(?P<seed>-?\d+)-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One cell of the suite, with its record if there is one.
+
+    Attributes:
+        arm: the cell's label, what a table's row is called.
+        result: the record, or None when the cell has not been run.
+    """
+
+    key: str
+    arm: str
+    depth: int
+    seed: int
+    result: CellResult | None
+
+    @property
+    def status(self) -> str:
+        """The record's status, or ``missing``."""
+        return self.result.status if self.result else "missing"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A suite's results: what was asked for, and what came of it.
+
+    Attributes:
+        margins: by metric, the loss against the reference that the suite declares tolerable, in the metric's unit.
+        keys: keys of all planned cells, in the suite's order.
+        command: the command line that made the results.
+        results: records by key; records of cells that are not planned (any more) are passed over.
+        machines: descriptions by hash.
+    """
+
+    name: str
+    description: str
+    margins: Mapping[str, float]
+    keys: Sequence[str]
+    command: str
+    results: Mapping[str, CellResult]
+    machines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def cells(self) -> tuple[PlannedCell, ...]:
+        """Every planned cell, in the suite's order. A missing one is known by its key alone."""
+        labels = {_parts(key)[0]: result.cell.label for key, result in self.results.items()}
+        cells = []
+        for key in self.keys:
+            readable, depth, seed = _parts(key)
+            result = self.results.get(key)
+            arm = result.cell.label if result else labels.get(readable, readable)
+            cells.append(PlannedCell(key, arm, depth, seed, result))
+        return tuple(cells)
+
+    @cached_property
+    def groups(self) -> dict[tuple[str, int], tuple[PlannedCell, ...]]:
+        """The cells of each arm and depth: arms in the suite's order, depths ascending."""
+        arms = list(dict.fromkeys(cell.arm for cell in self.cells))
+        found: dict[tuple[str, int], list[PlannedCell]] = {}
+        for cell in self.cells:
+            found.setdefault((cell.arm, cell.depth), []).append(cell)
+        ordered = sorted(found, key=lambda group: (arms.index(group[0]), group[1]))
+        return {group: tuple(found[group]) for group in ordered}
+
+
+def _parts(key: str) -> tuple[str, int, int]:
+    """Readable label, depth and seed of a cell's key."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return key, 0, 0
+    return match["readable"], int(match["depth"]), int(match["seed"])

@@ -1,0 +1,183 @@
+"""One cell's life, in a process of its own: ``python -m compbench.run.cell SPEC OUT``.
+
+SPEC is a cell as JSON; OUT is where its record goes, whole or not at all. Three passes follow one another: training
+(accuracy), a few steps under instruments (memory), and interleaved steps without any (time); gradients are compared with
+the exact ones early and at the end of training. The exit status is 0 whenever a record was written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from compbench.capture import Session
+from compbench.errors import CompbenchError, PluginError, SettingsError, UnsupportedError
+from compbench.measure.fidelity import GradientCosine, gradient_cosine
+from compbench.measure.memory import measure_memory
+from compbench.measure.results import Fidelity, Memory, Time
+from compbench.measure.step import Step
+from compbench.measure.timing import measure_time
+from compbench.registry import Registry
+from compbench.run.result import CellResult, Status
+from compbench.run.training import (
+    PROBED_STEP,
+    DivergedError,
+    Record,
+    evaluate,
+    example_order,
+    make_optimizer,
+    tensor_hash,
+    train,
+    weights_hash,
+)
+from compbench.seeds import generator, stream
+from compbench.suite.cell import Cell, PluginReference
+
+
+@dataclass
+class _Findings:
+    """What has been found out so far; whatever happens next, it is in the record."""
+
+    training: Record = field(default_factory=Record)
+    values: dict[str, Any] = field(default_factory=dict)
+    cosines: dict[int, GradientCosine] = field(default_factory=dict)
+    memory: Memory | None = None
+    time: Time | None = None
+
+
+def run_cell(cell: Cell) -> CellResult:
+    """Runs a cell and returns its record, whatever became of it; nothing but an interrupt is raised."""
+    started = datetime.datetime.now(datetime.UTC)
+    clock = time.monotonic()
+    findings = _Findings()
+    status: Status = "ok"
+    reason = ""
+    try:
+        _run(cell, findings)
+    except UnsupportedError as error:
+        status, reason = "unsupported", str(error)
+    except DivergedError as error:
+        status, reason = "diverged", str(error)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        status, reason = "oom", _one_line(error)
+    except CompbenchError as error:
+        traceback.print_exc()
+        status, reason = "failed", str(error)
+    except Exception as error:
+        traceback.print_exc()
+        # Torch's CPU allocator has no exception class of its own: its name in the message is all the evidence there is.
+        exhausted = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+        status, reason = "oom" if exhausted else "failed", _one_line(error)
+    return CellResult(
+        key=cell.key,
+        cell=cell,
+        status=status,
+        reason=reason,
+        started_at=started.isoformat(timespec="seconds"),
+        seconds=time.monotonic() - clock,
+        loss_curve=findings.training.loss_curve,
+        fidelity=_fidelity(findings.cosines, cell),
+        memory=findings.memory,
+        time=findings.time,
+        **findings.values,
+    )
+
+
+def _run(cell: Cell, findings: _Findings) -> None:
+    registry = Registry.load(Path(cell.plugins_dir) if cell.plugins_dir else None)
+    workload = registry.workload(cell.workload.name, **cell.workload.fields).at_depth(cell.depth)
+    compressor = registry.compressor([{member.name: member.fields} for member in cell.strategy])
+    for reference in (cell.workload, *cell.strategy):
+        _check_source(registry, reference, "workload" if reference is cell.workload else "strategy")
+
+    device = torch.device(cell.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"device '{cell.device}' is not there (available: cpu)")
+    torch.manual_seed(stream(cell.seed, "global"))
+    data = workload.data(stream(cell.seed, "data"))
+    model = workload.build(generator(cell.seed, "initialisation"))
+    findings.values["weights_hash"] = weights_hash(model)
+    findings.values["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    step = Step(workload, model.to(device), device, cell.training.precision)
+    order = example_order(len(next(iter(data.train.values()))), cell.training, cell.seed)
+    findings.values["order_hash"] = tensor_hash(order)
+
+    session = Session(model, compressor, cell.capture, cell.seed)
+    unseen = step.batch(data.validation, slice(cell.training.batch_size))
+
+    def probe(steps_done: int) -> None:
+        if cell.measuring.gradient_cosine and steps_done in {min(PROBED_STEP, cell.training.steps), cell.training.steps}:
+            findings.cosines[steps_done] = gradient_cosine(step, session, unseen)
+
+    optimizer = make_optimizer(model, cell.training)
+    train(step, session, data.train, order, optimizer, cell.training, findings.training, probe)
+    extra = [registered.record for registered in registry.metrics.values()]
+    findings.values["metrics"] = evaluate(step, data.validation, 4 * cell.training.batch_size, extra)
+    findings.values["statistics"] = session.statistics()
+
+    batch = step.batch(data.train, order[0])
+    if cell.measuring.memory:
+        findings.memory = measure_memory(step, session, batch, optimizer, findings.training.peak_saved_bytes)
+    if cell.measuring.time_pairs:
+        # A strategy that compresses nothing is plain autograd: its ratio shows the noise of this measurement.
+        timed = session if session.compresses else None
+        findings.time = measure_time(step, timed, batch, cell.measuring.time_pairs)
+
+
+def _check_source(registry: Registry, reference: PluginReference, kind: Any) -> None:
+    """The plugin must be the one that the suite was validated with: its source is part of the cell's identity."""
+    found = registry.find(kind, reference.name).source
+    if reference.source and found != reference.source:
+        raise PluginError(f"{kind} '{reference.name}' has changed since the run began; run again")
+
+
+def _fidelity(cosines: dict[int, GradientCosine], cell: Cell) -> Fidelity | None:
+    last = cosines.get(cell.training.steps)
+    if last is None:
+        return None
+    return Fidelity(
+        gradient_cosine_start=cosines[min(cosines)].total,
+        gradient_cosine=last.total,
+        smallest_parameter_cosine=last.smallest,
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
+
+
+def main(arguments: list[str]) -> int:
+    """Reads SPEC, runs the cell and writes OUT; returns the exit status."""
+    if len(arguments) != 2:
+        print("usage: python -m compbench.run.cell SPEC OUT", file=sys.stderr)
+        return 2
+    spec, out = map(Path, arguments)
+    try:
+        cell = Cell.model_validate_json(spec.read_text())
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        print(f"error: {spec} is not a cell: {error}", file=sys.stderr)
+        return 2
+    result = run_cell(cell)
+    print(result.status, result.reason)
+    descriptor, temporary = tempfile.mkstemp(dir=out.parent, prefix=out.name)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(result.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""From a process' end to a cell's record: its own, if it has written one, else one that says how it ended."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from compbench.run.result import CellResult, Status
+from compbench.run.scheduler import Ended
+from compbench.suite.cell import Cell
+
+TAIL_LINES = 20
+TAIL_BYTES = 32_768
+
+
+def result_of(ended: Ended, log: Path, machine: str, timeout_seconds: float) -> CellResult | None:
+    """The record of a cell whose process has ended; None when it was interrupted before it had written one.
+
+    The process' own record holds whatever became of the process after writing it, such as a crash of a library at exit.
+
+    Args:
+        ended: How the process ended.
+        log: Its log, in the folder ``logs`` of the suite's results.
+        machine: Hash of the machine's description.
+        timeout_seconds: How long it was allowed to take.
+    """
+    tail = log_tail(log)
+    record, problem = _own_record(ended)
+    if record is None:
+        if ended.interrupted:
+            return None
+        status, reason = _status(ended, timeout_seconds, tail)
+        record = CellResult(
+            key=ended.cell.key, cell=ended.cell, status=status, reason=f"{reason}; {problem}" if problem else reason
+        )
+    return record.model_copy(
+        update={
+            "machine": machine,
+            "log": f"{log.parent.name}/{log.name}",
+            "log_tail": [] if record.status == "ok" else tail,
+            "started_at": ended.started_at,
+            "seconds": round(ended.seconds, 3),
+        }
+    )
+
+
+def result_without_process(cell: Cell, why: str, machine: str, started_at: str) -> CellResult:
+    """The record of a cell that can't be started at all, since what it needs can't be loaded."""
+    reason = next((line.strip() for line in why.splitlines() if line.strip()), "can't be run")
+    return CellResult(
+        key=cell.key,
+        cell=cell,
+        status="failed",
+        reason=reason,
+        log_tail=why.splitlines()[-TAIL_LINES:],
+        machine=machine,
+        started_at=started_at,
+    )
+
+
+def log_tail(log: Path) -> list[str]:
+    """The last lines of a log; empty when there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = [line.rstrip()[:500] for line in text.splitlines()]
+    return [line for line in lines if line][-TAIL_LINES:]
+
+
+def _own_record(ended: Ended) -> tuple[CellResult | None, str]:
+    """What the process wrote; and what is wrong with it, if it can't be used."""
+    try:
+        text = ended.out.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, UnicodeDecodeError) as error:
+        return None, f"its record can't be read ({error})"
+    try:
+        record = CellResult.model_validate_json(text)
+    except ValidationError as error:
+        return None, f"its record is not valid ({error.error_count()} mistakes)"
+    if not record.key == record.cell.key == ended.cell.key:
+        return None, f"its record is of another cell, '{record.cell.key}'"
+    return record, ""
+
+
+def _status(ended: Ended, timeout_seconds: float, tail: list[str]) -> tuple[Status, str]:
+    if ended.error:
+        return "crashed", ended.error
+    if ended.timed_out:
+        return "timeout", f"took longer than {timeout_seconds:g} s"
+    if ended.oom_killed:
+        return "oom", "killed by the kernel's out-of-memory killer"
+    if ended.exit_status is not None and ended.exit_status < 0:
+        return "crashed", f"killed by {_signal_name(-ended.exit_status)}"
+    last = f": {tail[-1]}" if tail else ""
+    if ended.exit_status:
+        return "crashed", f"exit status {ended.exit_status}{last}"
+    return "crashed", f"ended without a record{last}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} ({signal.strsignal(number)})"
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,176 @@
+"""How far a run is: a live display on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from compbench.run.estimate import Estimator
+from compbench.run.result import CellResult
+from compbench.run.slots import Slot
+from compbench.suite.cell import Cell
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is about to do.
+
+    Attributes:
+        suite: The suite's name.
+        selected: Number of cells that the user asked for.
+        pending: Those of them that are to be run.
+        slots: What they are placed on.
+        estimator: What earlier results say of their times.
+    """
+
+    suite: str
+    selected: int
+    pending: Sequence[Cell]
+    slots: Sequence[Slot]
+    estimator: Estimator = field(default_factory=Estimator)
+
+    def __str__(self) -> str:
+        threads = self.slots[0].threads
+        names = ", ".join(slot.name for slot in self.slots)
+        kept = self.selected - len(self.pending)
+        return (
+            f"{self.suite}: {self.selected} cells, {kept} done already, {len(self.pending)} to run "
+            f"on {len(self.slots)} slot{'s' if len(self.slots) > 1 else ''} "
+            f"({names}; {threads} thread{'s' if threads > 1 else ''} each)"
+        )
+
+
+class Progress:
+    """Follows a run and prints a line for the plan and for each cell that ends.
+
+    Args:
+        plan: What the run is about to do.
+        stream: Where to print.
+    """
+
+    def __init__(self, plan: Plan, stream: TextIO) -> None:
+        self.plan = plan
+        self._stream = stream
+        self._pending = list(plan.pending)
+        self._running: dict[str, tuple[Cell, Slot, float]] = {}
+        self._done = plan.selected - len(plan.pending)
+        self._not_ok = 0
+
+    def __enter__(self) -> Progress:
+        self.say(str(self.plan))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def started(self, cell: Cell, slot: Slot) -> None:
+        """A cell's process is about to start."""
+        self._pending = [other for other in self._pending if other.key != cell.key]
+        self._running[cell.key] = (cell, slot, time.monotonic())
+
+    def finished(self, result: CellResult) -> None:
+        """A cell has ended, or can't be started at all."""
+        self._pending = [other for other in self._pending if other.key != result.key]
+        self._running.pop(result.key, None)
+        self._done += 1
+        self._not_ok += result.status != "ok"
+        if result.seconds:
+            self.plan.estimator.add(result)
+        count = f"[{self._done}/{self.plan.selected}]"
+        line = f"{count} {describe(result.cell)}: {result.status} {duration(result.seconds)}"
+        if result.reason:
+            line += f" ({result.reason})"
+        remaining = self.remaining()
+        if remaining:
+            line += f", about {duration(remaining)} left"
+        self.say(line, "green" if result.status == "ok" else "red")
+
+    def dropped(self, cell: Cell) -> None:
+        """A cell was interrupted and leaves no record."""
+        self._running.pop(cell.key, None)
+
+    def remaining(self) -> float | None:
+        """Seconds until the run should end; None as long as there is nothing to judge by."""
+        now = time.monotonic()
+        running = [(cell, now - since) for cell, _, since in list(self._running.values())]
+        return self.plan.estimator.remaining(self._pending, running, len(self.plan.slots))
+
+    def say(self, line: str, style: str = "") -> None:
+        """Prints a line, at once: it may go to a file that somebody follows."""
+        print(line, file=self._stream, flush=True)
+
+
+class LiveProgress(Progress):
+    """The same lines, and under them a bar and what runs on each slot, kept up to date."""
+
+    def __init__(self, plan: Plan, stream: TextIO) -> None:
+        super().__init__(plan, stream)
+        self._began = time.monotonic()
+        self._console = Console(file=stream, highlight=False)
+        self._live = Live(console=self._console, get_renderable=self.display, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Progress:
+        super().__enter__()
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def say(self, line: str, style: str = "") -> None:
+        """Prints a line above the display."""
+        self._console.print(Text(line, style=style), soft_wrap=True)
+
+    def display(self) -> Group:
+        """The bar, and a line for each slot that is busy."""
+        remaining = self.remaining()
+        counts = f"{self._done}/{self.plan.selected}" + (f", {self._not_ok} not ok" if self._not_ok else "")
+        left = f"about {duration(remaining)} left" if remaining is not None else "no estimate yet"
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            Text(self.plan.suite, style="bold"),
+            ProgressBar(total=self.plan.selected, completed=self._done, width=30),
+            Text(counts),
+            Text(f"{duration(time.monotonic() - self._began)}, {left}"),
+        )
+        slots = Table.grid(padding=(0, 2))
+        for cell, slot, since in sorted(self._running.values(), key=lambda entry: entry[1].name):
+            expected = self.plan.estimator.seconds(cell)
+            of = f" of about {duration(expected)}" if expected is not None else ""
+            elapsed = f"{duration(time.monotonic() - since)}{of}"
+            slots.add_row(Text(f"  {slot.name}", style="dim"), Text(describe(cell)), Text(elapsed, style="dim"))
+        return Group(bar, slots)
+
+
+def make_progress(plan: Plan, stream: TextIO = sys.stdout) -> Progress:
+    """The display that suits ``stream``: live on a terminal, plain lines otherwise."""
+    return LiveProgress(plan, stream) if Console(file=stream).is_terminal else Progress(plan, stream)
+
+
+def describe(cell: Cell) -> str:
+    """A cell in a few words."""
+    return f"{cell.label} depth {cell.depth} seed {cell.seed}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``8.3 s``, ``2 min 05 s``, ``3 h 20 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,40 @@
+"""What a cell leaves behind: one JSON record, whatever became of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from compbench.measure.results import Fidelity, Memory, Time
+from compbench.suite.cell import Cell
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "oom", "timeout", "crashed", "failed", "diverged", "unsupported", "skipped"]
+
+
+class CellResult(BaseModel):
+    """The record of one cell."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    cell: Cell
+    status: Status
+    reason: str = Field("", description="why the status is not ok, in one line")
+    log: str = Field("", description="path of the log, relative to the suite's results folder")
+    log_tail: list[str] = Field(default_factory=list, description="the log's last lines, when the status is not ok")
+    machine: str = Field("", description="hash of the machine's description, machines/HASH.json")
+    started_at: str = Field("", description="UTC, ISO 8601")
+    seconds: float = 0.0
+    weights_hash: str = Field("", description="SHA-256 of the initial weights; equal for all arms of a seed and depth")
+    order_hash: str = Field("", description="SHA-256 of the order of training examples")
+    parameters: int = 0
+    loss_curve: list[float] = Field(default_factory=list, description="training loss of every step")
+    metrics: dict[str, float] = Field(default_factory=dict, description="held-out metrics after the last step")
+    statistics: dict[str, float] = Field(default_factory=dict, description="the strategy's counters, summed over sites")
+    memory: Memory | None = None
+    time: Time | None = None
+    fidelity: Fidelity | None = None

@@ -1,0 +1,192 @@
+"""Runs what of a suite is missing, and keeps every result the moment it is there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from compbench.registry import Registry
+from compbench.run.ending import result_of, result_without_process
+from compbench.run.estimate import Estimator
+from compbench.run.machine import describe_machine
+from compbench.run.progress import Plan, Progress
+from compbench.run.result import CellResult
+from compbench.run.scheduler import GRACE_SECONDS, Command, Ended, Scheduler, Started, cell_command, utc_now
+from compbench.run.selection import Rerun, select, to_run
+from compbench.run.slots import plan_slots
+from compbench.run.store import Store, SuiteRecord
+from compbench.suite.cell import Cell
+from compbench.suite.suite import Suite
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a suite is run.
+
+    Attributes:
+        results: The folder under which the suite gets its own.
+        jobs: Number of slots; None for one a pair of cores, or one a GPU.
+        only: Patterns that narrow the suite down, such as ``depth=4,8``.
+        rerun: Which of the cells that have a record are run again.
+        command: What the results are to say that made them.
+    """
+
+    results: Path = Path("results")
+    jobs: int | None = None
+    only: Sequence[str] = ()
+    rerun: Rerun = "missing"
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What became of a run.
+
+    Attributes:
+        directory: The suite's results folder.
+        selected: The cells that were asked for.
+        results: Those of them that have a record, by key.
+        ran: How many ended in this run.
+        command: The command that made the latest results.
+        stopped_by: The signal that interrupted it, if one has.
+    """
+
+    directory: Path
+    selected: Sequence[Cell]
+    results: Mapping[str, CellResult]
+    ran: int
+    command: str
+    stopped_by: int | None = None
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """Number of cells by status."""
+        counts: dict[str, int] = {}
+        for result in self.results.values():
+            counts[result.status] = counts.get(result.status, 0) + 1
+        return counts
+
+    @property
+    def exit_status(self) -> int:
+        """0 when every selected cell is ok, 128 and the signal's number after an interruption, 1 otherwise."""
+        if self.stopped_by is not None:
+            return 128 + self.stopped_by
+        return 0 if self.statuses == {"ok": len(self.selected)} else 1
+
+    def failures(self) -> dict[tuple[str, str], list[CellResult]]:
+        """The records that are not ok, by status and reason."""
+        groups: dict[tuple[str, str], list[CellResult]] = {}
+        for result in self.results.values():
+            if result.status != "ok":
+                groups.setdefault((result.status, result.reason), []).append(result)
+        return groups
+
+
+@dataclass
+class SuiteRunner:
+    """Runs a suite's cells on this machine.
+
+    Args:
+        suite: The suite; its device, threads and timeout hold.
+        registry: The registry with which it was loaded.
+        options: How it is run.
+        show: Makes the progress display.
+        warn: Is handed one line for what is wrong and stops nothing.
+        command: Makes the command of a cell's process.
+        grace_seconds: How long a cell may take to stop when asked to.
+    """
+
+    suite: Suite
+    registry: Registry
+    options: RunOptions
+    show: Callable[[Plan], Progress]
+    warn: Callable[[str], None]
+    command: Command = cell_command
+    grace_seconds: float = GRACE_SECONDS
+    _ran: int = field(default=0, init=False)
+
+    def run(self) -> RunOutcome:
+        """Runs the cells that are called for; nothing is run when anything about the request is wrong.
+
+        Raises:
+            SettingsError: The device is not there, or a pattern of ``only`` matches nothing.
+            StoreError: The results folder can't be written, is in use, or is a newer compbench's.
+        """
+        slots = plan_slots(self.suite.device, self.options.jobs, self.suite.threads)
+        # A slot's cell sees one GPU and calls it `cuda`: which one it is makes it no other work.
+        device = self.suite.device.partition(":")[0]
+        cells = replace(self.suite, device=device).cells(self.registry)
+        selected = select(cells, self.options.only)
+        store = Store.create(self.options.results, self.suite.name, self.warn)
+        with store.lock():
+            results = store.results(cell.key for cell in cells)
+            pending = to_run(selected, results, self.options.rerun)
+            command = self._describe_suite(store, cells, device, any_run=bool(pending))
+            stopped_by = None
+            if pending:
+                machine = store.save_machine(describe_machine())
+                estimator = Estimator(result for result in results.values() if result.machine == machine)
+                plan = Plan(self.suite.name, len(selected), pending, slots, estimator)
+                with self.show(plan) as progress:
+                    stopped_by = self._run_cells(plan, store, machine, progress, results)
+        kept = {cell.key: results[cell.key] for cell in selected if cell.key in results}
+        return RunOutcome(store.directory, selected, kept, self._ran, command, stopped_by)
+
+    def _run_cells(
+        self, plan: Plan, store: Store, machine: str, progress: Progress, results: dict[str, CellResult]
+    ) -> int | None:
+        """Runs the pending cells; puts their records into the store and into ``results``."""
+
+        def keep(result: CellResult) -> None:
+            results[result.key] = store.save(result)
+            self._ran += 1
+            progress.finished(result)
+            self._observe("compbench_cell_finished", result=results[result.key].model_dump(mode="json"))
+
+        startable = []
+        for cell in plan.pending:
+            if cell.arm in self.suite.broken_arms:
+                keep(result_without_process(cell, self.suite.broken_arms[cell.arm], machine, utc_now()))
+            else:
+                startable.append(cell)
+        timeout = float("inf") if self.suite.timeout_seconds is None else self.suite.timeout_seconds
+        with (
+            tempfile.TemporaryDirectory(prefix="compbench-") as folder,
+            Scheduler(plan.slots, Path(folder), store.log_path, timeout, self.command, self.grace_seconds) as scheduler,
+            closing(scheduler.run(startable)) as events,
+        ):
+            for event in events:
+                match event:
+                    case Started(cell, slot):
+                        progress.started(cell, slot)
+                        self._observe("compbench_cell_started", cell=cell.model_dump(mode="json"))
+                    case Ended():
+                        result = result_of(event, store.log_path(event.cell.key), machine, timeout)
+                        if result is None:
+                            progress.dropped(event.cell)
+                        else:
+                            keep(result)
+            return scheduler.stopped_by
+
+    def _describe_suite(self, store: Store, cells: Sequence[Cell], device: str, any_run: bool) -> str:
+        """Keeps what the table is made of, and returns the command, which only changes when it makes results."""
+        earlier = store.suite()
+        command = self.options.command if any_run or earlier is None else earlier.command
+        record = SuiteRecord(
+            name=self.suite.name,
+            description=self.suite.description,
+            device=device,
+            margins=dict(self.suite.margins),
+            keys=[cell.key for cell in cells],
+            command=command,
+        )
+        if record != earlier:
+            store.save_suite(record)
+        return command
+
+    def _observe(self, hook: str, **arguments: object) -> None:
+        for problem in self.registry.observe(hook, **arguments):
+            self.warn(problem)

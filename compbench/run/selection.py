@@ -1,0 +1,85 @@
+"""Which cells of a suite to run: those that ``--only`` names, and of these the ones that ``--rerun`` calls for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from compbench.errors import SettingsError, unknown
+from compbench.run.result import CellResult
+from compbench.suite.cell import Cell
+
+Rerun = Literal["missing", "failed", "all"]
+
+
+def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """The cells that match every axis named, in the suite's order.
+
+    Args:
+        cells: All cells of a suite.
+        only: Patterns such as ``depth=4,8`` or ``arm=laser*``: an axis, and values or globs of which one must match.
+            Patterns of one axis add up; those of different axes narrow each other down.
+
+    Raises:
+        SettingsError: A pattern that is not of this form, names an unknown axis or matches nothing.
+    """
+    values = axis_values(cells)
+    allowed: dict[str, set[str]] = {}
+    for pattern in only:
+        axis, separator, wanted = pattern.partition("=")
+        axis = axis.strip()
+        globs = [glob.strip() for glob in wanted.split(",") if glob.strip()]
+        if not separator or not axis or not globs:
+            raise SettingsError(f"--only {pattern}: not of the form AXIS=VALUE[,VALUE...] (axes: {', '.join(values)})")
+        if axis not in values:
+            raise SettingsError(f"--only {pattern}: {unknown('axis', axis, values)}")
+        for glob in globs:
+            matched = {value for value in values[axis] if _matches(value, glob)}
+            if not matched:
+                raise SettingsError(f"--only {pattern}: {unknown(axis, glob, values[axis])}")
+            allowed.setdefault(axis, set()).update(matched)
+    selected = [cell for cell in cells if all(_axes(cell).get(axis) in found for axis, found in allowed.items())]
+    if not selected:
+        raise SettingsError(f"--only {' --only '.join(only)}: no cell of the suite matches all of these")
+    return selected
+
+
+def to_run(cells: Iterable[Cell], results: Mapping[str, CellResult], rerun: Rerun) -> list[Cell]:
+    """The cells to run, given the records that exist.
+
+    Args:
+        cells: The selected cells.
+        results: Records by key.
+        rerun: ``missing``: cells without a record; ``failed``: also those whose status is neither ok nor skipped;
+            ``all``: every one.
+    """
+    done = {
+        "missing": set(results),
+        "failed": {key for key, result in results.items() if result.status in ("ok", "skipped")},
+        "all": set[str](),
+    }[rerun]
+    return [cell for cell in cells if cell.key not in done]
+
+
+def axis_values(cells: Iterable[Cell]) -> dict[str, list[str]]:
+    """The axes of a suite, each with its values as ``--only`` names them, in the order in which they occur."""
+    values: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for axis, value in _axes(cell).items():
+            values.setdefault(axis, {})[value] = None
+    return {axis: list(found) for axis, found in values.items()}
+
+
+def _axes(cell: Cell) -> dict[str, str]:
+    axes = {"arm": cell.arm, "depth": cell.depth, "seed": cell.seed, **cell.variant}
+    return {axis: str(value) for axis, value in axes.items()}
+
+
+def _matches(value: str, glob: str) -> bool:
+    if value == glob or fnmatchcase(value, glob):
+        return True
+    with suppress(ValueError):
+        return float(value) == float(glob)  # 1e-3 is 0.001
+    return False

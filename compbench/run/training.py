@@ -1,0 +1,148 @@
+"""The training of one cell: AdamW over a fixed order of examples, inside a session."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from compbench.capture import Session
+from compbench.errors import SettingsError
+from compbench.measure.step import Step
+from compbench.records import Batch, Metric
+from compbench.seeds import generator
+from compbench.suite.cell import Training
+
+PROBED_STEP = 3
+"""The step after which gradients are first compared: by then every basis has been initialised and has moved."""
+
+
+class DivergedError(Exception):
+    """The loss is not finite."""
+
+
+@dataclass
+class Record:
+    """What a training leaves behind, filled as it goes on."""
+
+    loss_curve: list[float] = field(default_factory=list)
+    peak_saved_bytes: int = 0
+
+
+def learning_rate_factor(step: int, warmup_steps: int, steps: int) -> float:
+    """The share of the peak learning rate at a step, from 0: linear warm-up, then a cosine to zero.
+
+    The first step after the warm-up has the whole rate, and the rate would be zero one step after the last.
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
+
+
+def example_order(examples: int, settings: Training, seed: int) -> Tensor:
+    """The training examples of every step, ``(steps, batch_size)``: epoch after epoch, each in a new order.
+
+    Raises:
+        SettingsError: a batch is larger than the training set.
+    """
+    if settings.batch_size > examples:
+        raise SettingsError(f"batch_size is {settings.batch_size}, but there are only {examples} training examples")
+    stream = generator(seed, "order")
+    batches = examples // settings.batch_size
+    epochs = [
+        torch.randperm(examples, generator=stream)[: batches * settings.batch_size]
+        for _ in range(math.ceil(settings.steps / batches))
+    ]
+    return torch.cat(epochs)[: settings.steps * settings.batch_size].view(settings.steps, settings.batch_size)
+
+
+def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
+    """AdamW with the settings' peak learning rate."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def train(
+    step: Step,
+    session: Session | None,
+    data: Batch,
+    order: Tensor,
+    optimizer: torch.optim.AdamW,
+    settings: Training,
+    record: Record,
+    probe: Callable[[int], None],
+) -> None:
+    """Trains the model; ``record`` is filled step by step, so that it is there whatever happens.
+
+    Args:
+        step: the model.
+        session: the strategy's session, closed; None trains without any hook.
+        data: training examples.
+        order: what :func:`example_order` gave.
+        optimizer: the optimiser; its learning rate is zero afterwards.
+        settings: the training settings.
+        record: where the loss curve goes.
+        probe: called after each step with the number of steps done, while the session is closed.
+
+    Raises:
+        DivergedError: a loss that is not finite.
+    """
+    for number, rows in enumerate(order):
+        factor = learning_rate_factor(number, settings.warmup_steps, settings.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * factor
+        batch = step.batch(data, rows)
+        optimizer.zero_grad(set_to_none=True)
+        with session or nullcontext(), session.step() if session is not None else nullcontext():
+            loss = step.loss(batch)
+            loss.backward()
+        if session is not None:
+            record.peak_saved_bytes = max(record.peak_saved_bytes, session.peak_saved_bytes)
+        value = loss.item()
+        record.loss_curve.append(value)
+        if not math.isfinite(value):
+            raise DivergedError(f"the loss is {value} at step {number + 1} of {settings.steps}")
+        if settings.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(step.model.parameters(), settings.gradient_clip)
+        optimizer.step()
+        probe(number + 1)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+
+
+def evaluate(step: Step, data: Batch, batch_size: int, extra: list[Metric]) -> dict[str, float]:
+    """Means over all held-out examples of the workload's metrics and of those that plugins add."""
+    examples = len(next(iter(data.values())))
+    sums: dict[str, float] = {}
+    with torch.no_grad():
+        for start in range(0, examples, batch_size):
+            batch = step.batch(data, slice(start, start + batch_size))
+            output = step.output(batch)
+            values = dict(step.workload.metrics(output, batch))
+            values |= {metric.name: metric.compute(step.workload, output, batch) for metric in extra}
+            for name, per_example in values.items():
+                sums[name] = sums.get(name, 0.0) + per_example.double().sum().item()
+    return {name: total / examples for name, total in sums.items()}
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,60 @@
+"""Hashes of the code that defines a strategy or workload, so that results know which code made them."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def file_hash(file: Path | None) -> str:
+    """The SHA-256 of a file's bytes; empty if there is none that can be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
+    except OSError:
+        return ""
+
+
+def source_hash(record: type) -> str:
+    """The SHA-256 of the file that defines a class and of the modules of its own package that this file imports.
+
+    Those it imports from elsewhere are dependencies, and told by their versions. Empty for a class that was typed into
+    an interpreter.
+    """
+    try:
+        file = inspect.getsourcefile(record)
+    except TypeError:
+        return ""
+    if not file or not Path(file).is_file():
+        return ""
+    module = sys.modules.get(record.__module__)
+    package = getattr(module, "__package__", None) or ""
+    found: dict[Path, str] = {}
+    waiting = [Path(file).resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found[path] = file_hash(path)
+            waiting += _imported_siblings(path, package)
+    first, *others = found.values()
+    return hashlib.sha256("".join([first, *sorted(others)]).encode()).hexdigest() if others else first
+
+
+def _imported_siblings(path: Path, package: str) -> Iterator[Path]:
+    """The files of the same package that a file imports, relatively or by the package's name."""
+    if not package:
+        return
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level <= 1:
+            base = ".".join(part for part in (package if node.level else "", node.module) if part)
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        for name in names:
+            sibling = path.parent / f"{name.removeprefix(f'{package}.')}.py"
+            if name.startswith(f"{package}.") and sibling.is_file():
+                yield sibling

@@ -1,0 +1,79 @@
+"""A cell: one run of a suite, workload x strategy x depth x seed, as plain data that a process can be handed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from compbench.capture.settings import CaptureSettings
+
+
+class Training(BaseModel):
+    """How a model is trained: AdamW with linear warm-up and cosine decay to zero."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(1000, ge=1, description="optimiser steps")
+    batch_size: int = Field(64, ge=1, description="examples in a batch")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate, reached after the warm-up")
+    warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates of the two moments")
+    gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; null: no clipping")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="fp32, or bf16 autocast over fp32 parameters")
+
+
+class Measuring(BaseModel):
+    """Which passes a cell makes beside its training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    memory: bool = Field(True, description="measure saved bytes and peak delta")
+    time_pairs: int = Field(5, ge=0, description="pairs of one compressed and one uncompressed step; 0: no timing")
+    gradient_cosine: bool = Field(True, description="compare gradients with the exact ones, early and at the end")
+
+
+class PluginReference(BaseModel):
+    """A strategy or workload by name, with the fields that differ from their defaults, and the hash of its source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    fields: dict[str, Any] = Field(default_factory=dict)
+    source: str = Field("", description="SHA-256 of the file that defines it")
+
+
+class Cell(BaseModel):
+    """One run of a suite. Its :attr:`key` names the work: what differs from the defaults, and the plugins' source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suite: str
+    arm: str
+    depth: int
+    seed: int
+    workload: PluginReference
+    strategy: tuple[PluginReference, ...]
+    variant: dict[str, Any] = Field(default_factory=dict, description="values of further matrix axes")
+    training: Training = Training()
+    measuring: Measuring = Measuring()
+    capture: CaptureSettings = CaptureSettings()
+    device: str = "cpu"
+    plugins_dir: str | None = Field(None, description="absolute path of the project's own plugins, if any")
+
+    @property
+    def label(self) -> str:
+        """The arm with the values of further matrix axes, such as ``laser hidden=128``: what a table's row is called."""
+        return " ".join([self.arm, *(f"{axis}={value}" for axis, value in self.variant.items())])
+
+    @property
+    def key(self) -> str:
+        """A readable and unique file name: label, depth and seed, and 12 digits of the identity's hash."""
+        identity = self.model_dump(mode="json", exclude_defaults=True, exclude={"suite", "plugins_dir"})
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        readable = re.sub(r"[^A-Za-z0-9_.=-]+", "-", self.label)
+        return f"{readable}-d{self.depth}-s{self.seed}-{digest[:12]}"

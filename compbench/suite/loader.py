@@ -1,0 +1,330 @@
+"""A YAML file as a validated suite: every mistake is found before anything runs, and told with its line.
+
+What a strategy or workload allows is asked of the strategy or workload. An arm whose plugin is broken is no mistake of
+the file: it is kept, with the reason, and the other arms run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from compbench.capture.settings import CaptureSettings
+from compbench.errors import CompbenchError, Problem, SuiteError, nearest, unknown
+from compbench.fields import FieldProblem, FieldsError, in_words
+from compbench.registry import Registry
+from compbench.suite.arms import Arm, arm_axis, read_arms
+from compbench.suite.cell import Measuring, PluginReference, Training
+from compbench.suite.checking import Axis, Checker, Choice, choices, construct_at, what_it_says
+from compbench.suite.source import Source
+from compbench.suite.suite import Suite, Variant
+from compbench.workloads.base import Workload
+
+Section = TypeVar("Section", bound=BaseModel)
+
+_REQUIRED = ("name", "workload", "arms", "matrix")
+_SMALLEST = {"depth": 1, "seed": 0}
+
+
+class _Head(BaseModel):
+    """The keys of a suite that are plain values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str = ""
+    margins: dict[str, Annotated[float, Field(gt=0)]] = {}
+    device: str | None = None
+    threads: int | None = Field(None, ge=1)
+    timeout_seconds: float | None = Field(None, gt=0)
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(?<!\.)", name):
+            raise ValueError("it names a folder (allowed: letters, digits, _, - and ., a letter or digit first)")
+        return name
+
+    @field_validator("device")
+    @classmethod
+    def _is_there(cls, device: str | None) -> str | None:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        available = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+        if device is not None and device not in available:
+            raise ValueError(f"no such device here (available: {', '.join(available)})")
+        return device
+
+
+_KEYS = (*_REQUIRED, "training", "measuring", "capture", *(key for key in _Head.model_fields if key != "name"))
+
+
+def load_suite(path_or_name: str | Path, registry: Registry) -> Suite:
+    """Reads and checks a suite.
+
+    Args:
+        path_or_name: a YAML file, or the name of a shipped suite, such as ``quick``.
+        registry: where strategies and workloads are looked up.
+
+    Raises:
+        SuiteError: with every mistake of the file, or the one that it can't be read.
+    """
+    file = Path(path_or_name)
+    shipped = shipped_suites()
+    found: Path | Traversable = file
+    if not file.is_file():
+        found = shipped.get(str(path_or_name)) or _missing(file, shipped)
+    try:
+        text = found.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise SuiteError([Problem(str(found), f"can't be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise SuiteError([Problem(str(found), f"not UTF-8 text: byte {error.start} is {error.reason}")]) from error
+    source = Source.parse(text, str(found))
+    return _Loader(source, registry).suite()
+
+
+def shipped_suites() -> dict[str, Traversable]:
+    """The suites that come with compbench, by name."""
+    try:
+        folder = resources.files("compbench_suites")
+    except ModuleNotFoundError:
+        return {}
+    files = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    return {entry.name.removesuffix(".yaml"): entry for entry in files if entry.name.endswith(".yaml")}
+
+
+def _missing(file: Path, shipped: Mapping[str, Traversable]) -> NoReturn:
+    names = ", ".join(shipped) or "none"
+    what = "is not a file" if file.exists() else "there is no such file"
+    message = f"{what}, and no shipped suite of that name{nearest(file.stem, shipped)} (shipped: {names})"
+    raise SuiteError([Problem(str(file), message)])
+
+
+@dataclass
+class _Axes:
+    """The further axes by what they set."""
+
+    workload: list[Axis] = field(default_factory=list)
+    training: list[Axis] = field(default_factory=list)
+    arms: dict[str, list[Axis]] = field(default_factory=lambda: defaultdict(list))
+
+
+class _Loader:
+    def __init__(self, source: Source, registry: Registry) -> None:
+        self._source = source
+        self._registry = registry
+        self._checker = Checker(source)
+        self._data: dict[str, Any] = {}
+
+    def suite(self) -> Suite:
+        """The suite.
+
+        Raises:
+            SuiteError: with every mistake.
+        """
+        self._read_keys()
+        head = self._head()
+        arms = read_arms(self._data["arms"], self._registry, self._checker) if "arms" in self._data else []
+        matrix = self._matrix() if "matrix" in self._data else {}
+        record = self._workload_record() if "workload" in self._data else None
+        axes = self._axes(matrix, arms, record)
+        workloads = self._workloads(record, axes.workload, matrix) if record else []
+        trainings = self._sections("training", Training, axes.training)
+        strategies = {
+            arm.name: self._checker.attempt(
+                choices(axes.arms[arm.name]), ("arms", arm.name), partial(arm.make, self._registry)
+            )
+            for arm in arms
+        }
+        measurings = self._sections("measuring", Measuring, [])
+        captures = self._sections("capture", CaptureSettings, [])
+        if self._data.get("margins") and "none" not in self._arm_names():
+            self._checker.add(("margins",), "margins are judged against an arm named 'none', and there is none")
+        problems = self._checker.problems()
+        if problems:
+            raise SuiteError(problems)
+        variants = tuple(
+            Variant(
+                arm=arm.name,
+                values=dict(sorted({**first.values, **second.values, **third.values}.items())),
+                workload=workload,
+                strategy=strategy,
+                training=training,
+            )
+            for first, (_, workload) in workloads
+            for second, training in trainings
+            for arm in arms
+            for third, (_, strategy) in strategies[arm.name]
+        )
+        return Suite(
+            name=head.name,
+            description=head.description,
+            workload=workloads[0][1][0],
+            arms={name: made[0][1][0] for name, made in strategies.items()},
+            broken_arms={arm.name: arm.broken for arm in arms if arm.broken},
+            matrix=matrix,
+            variants=variants,
+            training=trainings[0][1],
+            measuring=measurings[0][1],
+            capture=captures[0][1],
+            margins=head.margins,
+            device=head.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            threads=head.threads,
+            timeout_seconds=head.timeout_seconds,
+            path=self._source.file,
+        )
+
+    def _read_keys(self) -> None:
+        data = self._source.data
+        if isinstance(data, dict):
+            self._data = data
+            for key in data:
+                if key not in _KEYS:
+                    self._checker.add((key,), unknown("key", key, _KEYS))
+            for key in _REQUIRED:
+                if key not in data:
+                    self._checker.add((), f"key '{key}' is missing (required: {', '.join(_REQUIRED)})")
+            return
+        if not self._source.problems:
+            what = "the file is empty" if data is None else f"the file holds {in_words(data)}"
+            self._checker.add((), f"{what} (allowed: a mapping with the keys {', '.join(_KEYS)})")
+        raise SuiteError(self._checker.problems())
+
+    def _head(self) -> _Head:
+        """The plain values; a stand-in where they are wrong, since other mistakes are still to be found."""
+        given = {
+            key: value
+            for key, value in self._data.items()
+            if key in _Head.model_fields and (value is not None or key == "name")
+        }
+        given.setdefault("name", "missing")  # which has been told already
+        made = self._checker.attempt(choices([]), (), lambda choice: construct_at((), _Head, given, "", choice))
+        return made[0][1] if made else _Head(name="wrong")
+
+    def _sections(self, key: str, model: type[Section], axes: list[Axis]) -> list[tuple[Choice, Section]]:
+        given = self._data.get(key)
+        if given is not None and not isinstance(given, dict):
+            self._checker.add((key,), f"{key} is {in_words(given)} (allowed: a mapping of {_listed(model)})")
+            return []
+        return self._checker.attempt(
+            choices(axes), (key,), lambda choice: construct_at((key,), model, given or {}, key, choice)
+        )
+
+    def _arm_names(self) -> list[str]:
+        arms = self._data.get("arms")
+        return list(arms) if isinstance(arms, dict) else ["none"]
+
+    def _matrix(self) -> dict[str, list[Any]]:
+        """The axes with a list of values; what is wrong with one is noted."""
+        data = self._data["matrix"]
+        if not isinstance(data, dict):
+            what = "empty" if data is None else in_words(data)
+            self._checker.add(("matrix",), f"matrix is {what} (allowed: a mapping of axes to lists of values)")
+            return {}
+        for axis in _SMALLEST:
+            if axis not in data:
+                self._checker.add(("matrix",), f"matrix has no axis '{axis}' (required: {', '.join(_SMALLEST)})")
+        matrix = {}
+        for axis, values in data.items():
+            if not isinstance(values, list) or not values:
+                what = "an empty list" if values == [] else in_words(values)
+                self._checker.add(("matrix", axis), f"axis '{axis}' is {what} (allowed: a list such as [1, 2])")
+                continue
+            matrix[axis] = values
+            for index, value in enumerate(values):
+                if any(_same(value, earlier) for earlier in values[:index]):
+                    self._checker.add(("matrix", axis, index), f"{axis} {in_words(value)} is given twice")
+                if axis in _SMALLEST and not _whole(value, _SMALLEST[axis]):
+                    allowed = f"an integer >= {_SMALLEST[axis]}"
+                    self._checker.add(("matrix", axis, index), f"{axis} is {in_words(value)} (allowed: {allowed})")
+        return matrix
+
+    def _workload_record(self) -> type[Workload] | None:
+        data = self._data["workload"]
+        names = ", ".join(self._registry.workloads)
+        if not isinstance(data, dict) or "name" not in data:
+            found = "has no name" if isinstance(data, dict) else f"is {in_words(data)}"
+            self._checker.add(("workload",), f"workload {found} (allowed: a mapping with a name, one of: {names})")
+            return None
+        name = data["name"]
+        if not isinstance(name, str):
+            self._checker.add(("workload", "name"), f"workload's name is {in_words(name)} (allowed: {names})")
+            return None
+        try:
+            record: type[Workload] = self._registry.find("workload", name).record
+        except CompbenchError as error:
+            self._checker.add(("workload", "name"), str(error))
+            return None
+        return record
+
+    def _workloads(
+        self, record: type[Workload], axes: list[Axis], matrix: Mapping[str, list[Any]]
+    ) -> list[tuple[Choice, tuple[Workload, PluginReference]]]:
+        given = {key: value for key, value in self._data["workload"].items() if key != "name"}
+
+        def make(choice: Choice) -> tuple[Workload, PluginReference]:
+            workload = construct_at(("workload",), record, given, f"workload '{record.name}'", choice)
+            problems = []
+            for index, depth in enumerate(matrix.get("depth", [])):
+                if not _whole(depth, _SMALLEST["depth"]):
+                    continue
+                try:
+                    workload.at_depth(depth)
+                except Exception as error:  # a plugin's own validation may raise anything
+                    message = f"workload '{record.name}' at depth {depth}: {what_it_says(error)}"
+                    problems.append(FieldProblem(("matrix", "depth", index), message))
+            if problems:
+                raise FieldsError(f"workload '{record.name}'", problems)
+            (reference,) = self._registry.reference(workload)
+            return workload, PluginReference(**vars(reference))
+
+        return self._checker.attempt(choices(axes), ("workload",), make)
+
+    def _axes(self, matrix: Mapping[str, list[Any]], arms: list[Arm], record: type[Workload] | None) -> _Axes:
+        axes = _Axes()
+        readable = {arm.name for arm in arms}
+        of_workload = set(record.model_fields) if record else set()
+        of_training = set(Training.model_fields)
+        for name, values in matrix.items():
+            if name in _SMALLEST:
+                continue
+            axis = Axis(name, name, tuple(values))
+            arm = name.partition(".")[0]
+            if "." in name:
+                found = None if arm in set(self._arm_names()) - readable else arm_axis(name, arms, self._checker)
+                if found is not None:
+                    axes.arms[found.arm].append(Axis(name, found.field, tuple(values), found.member))
+            elif name in of_workload and name in of_training:
+                message = f"axis '{name}' is a field of the workload and of training (allowed: a field of one of them)"
+                self._checker.add(("matrix", name), message)
+            elif name in of_workload:
+                axes.workload.append(axis)
+            elif name in of_training:
+                axes.training.append(axis)
+            elif record is not None:
+                message = unknown("axis", name, {*_SMALLEST, *of_workload, *of_training})
+                self._checker.add(("matrix", name), f"{message}, or ARM.FIELD for a field of one arm")
+        return axes
+
+
+def _listed(model: type[BaseModel]) -> str:
+    return ", ".join(model.model_fields)
+
+
+def _whole(value: object, smallest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+
+
+def _same(one: object, other: object) -> bool:
+    """Equality in which true is not 1."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)

@@ -1,0 +1,122 @@
+"""``lance``: a low-rank basis that is calibrated once and never moves.
+
+Keeps the coefficients ``Z = X Q`` of every call and one basis ``Q`` for all calls and steps. It is the cheapest of
+the low-rank strategies, and the one whose basis goes stale as the model learns.
+
+Source: LANCE (Apolinario and Roy, arXiv 2509.21617). It departs from the source thus:
+
+- Features only. LANCE decomposes each mode of a ``(batch, positions, features)`` activation. A basis over the
+  examples of a shuffled batch has no meaning in the next one, so that here ``Q`` comes from the feature Gram matrix
+  ``X^T X`` alone.
+- Calibration is on the training steps themselves, over all calls of one step, ``warmup`` steps after the first; LANCE
+  runs about a hundred forward passes beforehand, whose running mean is dominated by the first.
+- LANCE replaces the last few linear layers, and uses ``Z`` in their weight gradients. Here every activation is
+  encoded; where it is not the input of a linear layer its rows are rebuilt.
+
+Until the calibration step has ended there is no basis, and rows are kept exactly as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from compbench import Codec, Compressor, Dense, Payload, Site, hookimpl
+
+from ._subspace import LowRank, add_gram, basis_bytes, basis_dtype, leading_eigenvectors, project
+
+
+class Lance(Compressor):
+    """Low-rank basis calibrated on one step and fixed from then on."""
+
+    name: ClassVar[str] = "lance"
+
+    rank: int = Field(
+        128, ge=1, description="rank, or the largest one where energy is given; a narrower site uses its width"
+    )
+    energy: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the energy to keep: the smallest rank that reaches it; null: rank as it is",
+    )
+    warmup: int = Field(0, ge=0, description="steps before the calibration step, in which rows are kept as they are")
+
+    def codec(self, site: Site, generator: torch.Generator) -> Codec | None:
+        return LanceCodec(self, site.width)
+
+
+class LanceCodec(Codec):
+    """The fixed basis ``Q`` of one site, once it is calibrated."""
+
+    def __init__(self, settings: Lance, width: int) -> None:
+        self.settings = settings
+        self.D = width
+        self.Q: Tensor | None = None  # (D, k), orthonormal columns
+        self._C: Tensor | None = None  # X^T X of the calibration step, (D, D)
+        self._steps = 0
+        self._used = False
+
+    @property
+    def k(self) -> int:
+        """The rank, or before calibration the largest that it can be."""
+        return min(self.settings.rank, self.D) if self.Q is None else self.Q.shape[1]
+
+    def encode(self, X: Tensor) -> Payload:
+        self._used = True
+        if self.Q is not None:
+            return LowRank(project(X, self.Q), self.Q)
+        if self._steps >= self.settings.warmup:
+            if self._C is None:
+                self._C = torch.zeros(self.D, self.D, dtype=basis_dtype(X.dtype), device=X.device)
+            add_gram(self._C, X)
+        return Dense(X)
+
+    def end_step(self) -> None:
+        self._steps += self._used
+        self._used = False
+        C, self._C = self._C, None
+        if C is None:
+            return
+        # A step of zeros, or with rows that are not finite, has no directions: the next one calibrates.
+        largest = torch.linalg.vector_norm(C, ord=math.inf).item()
+        if math.isfinite(largest) and largest > 0:
+            self.Q = leading_eigenvectors(C, self._rank(C))
+
+    def _rank(self, C: Tensor) -> int:
+        """The rank to calibrate for ``C = X^T X (D, D)``, whose eigenvalues are the energies of its directions."""
+        if self.settings.energy is None:
+            return self.k
+        energies = torch.linalg.eigvalsh(C).clamp(min=0).flip(0).double()
+        shares = energies.cumsum(0) / energies.sum()
+        return min(self.k, 1 + int((shares < self.settings.energy).sum()))
+
+    def discard_step(self) -> None:
+        self._C = None
+        self._used = False
+
+    def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int | None:
+        """What calibrated steps keep; unknown while ``energy`` has still to find the rank."""
+        if self.Q is None and self.settings.energy is not None:
+            return None
+        return calls * rows * self.k * itemsize + basis_bytes(self.D, self.k, itemsize)
+
+    def coefficient_width(self) -> int:
+        return self.k
+
+    def state(self) -> Iterable[Tensor]:
+        return [tensor for tensor in (self.Q, self._C) if tensor is not None]
+
+    def statistics(self) -> dict[str, float]:
+        return {"rank": self.k, "calibrated": self.Q is not None}
+
+
+@hookimpl
+def compbench_compressors() -> Iterable[type[Compressor]]:
+    """The strategy ``lance``."""
+    return [Lance]

@@ -1,0 +1,231 @@
+"""Processes of cells: placed one a slot, ended in time, and none left behind."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from compbench.run.ending import result_of
+from compbench.run.scheduler import Ended, Scheduler, Started, cell_command
+from compbench.run.slots import ALLOCATOR, Slot
+from tests.run import fake_cells
+from tests.run.fake_suites import is_alive, make_cell, pids_in
+
+
+class Bench:
+    """A scheduler over fake cells, with the folders that it needs."""
+
+    def __init__(self, folder):
+        self.work, self.logs = folder / "work", folder / "logs"
+        self.work.mkdir()
+        self.logs.mkdir()
+
+    def log(self, key):
+        return self.logs / f"{key}.log"
+
+    def scheduler(self, slots=(Slot("cpu 0", 1),), timeout=60.0, grace=5.0, command=fake_cells.command):
+        return Scheduler(slots, self.work, self.log, timeout, command, grace)
+
+    def results(self, *cells, timeout=60.0, **settings):
+        with self.scheduler(timeout=timeout, **settings) as scheduler:
+            ended = [event for event in scheduler.run(cells) if isinstance(event, Ended)]
+        return [result_of(event, self.log(event.cell.key), "machine", timeout) for event in ended]
+
+    def result(self, does, **settings):
+        return self.results(make_cell(does), **settings)[0]
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_a_cell_that_writes_its_record_is_kept_as_it_says(bench):
+    result = bench.result("ok")
+    assert (result.status, result.metrics, result.machine) == ("ok", {"solved": 0.5}, "machine")
+    assert result.log == f"logs/{result.key}.log"
+    assert result.log_tail == []
+    assert 0 < result.seconds < 60
+
+
+def test_a_cells_own_status_holds(bench):
+    result = bench.result("diverges")
+    assert (result.status, result.reason) == ("diverged", "loss is nan at step 3")
+
+
+def test_a_record_holds_though_the_process_crashed_after_writing_it(bench):
+    assert bench.result("crashes_after_record").status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("does", "reason"),
+    [
+        ("raises", "exit status 1: ValueError: this went wrong"),
+        ("ends_without_record", "ended without a record"),
+        ("kills_itself", "killed by SIGKILL (Killed)"),
+        ("segfaults", "killed by SIGSEGV (Segmentation fault)"),
+        ("writes_rubbish", "ended without a record; its record is not valid (1 mistakes)"),
+    ],
+)
+def test_a_process_that_ends_without_a_record_has_crashed(bench, does, reason):
+    result = bench.result(does)
+    assert (result.status, result.reason) == ("crashed", reason)
+
+
+def test_a_record_of_another_cell_is_not_taken(bench):
+    result = bench.result("writes_another_cells_record")
+    assert result.status == "crashed"
+    assert "its record is of another cell" in result.reason
+
+
+def test_a_crash_keeps_the_last_twenty_lines_of_the_log(bench):
+    tail = bench.result("raises").log_tail
+    assert len(tail) == 20
+    assert tail[-1] == "ValueError: this went wrong"
+
+
+def test_a_segmentation_fault_leaves_its_python_stack_in_the_log(bench):
+    assert any("Segmentation fault" in line for line in bench.result("segfaults").log_tail)
+
+
+def test_a_process_that_cant_be_started_has_crashed(bench):
+    result = bench.result("ok", command=lambda spec, out: ["/nonexistent/python"])
+    assert result.status == "crashed"
+    assert "can't start its process" in result.reason
+
+
+def test_a_cell_that_hangs_is_stopped_in_time(bench):
+    result = bench.result("hangs", timeout=0.5)
+    assert (result.status, result.reason) == ("timeout", "took longer than 0.5 s")
+    assert 0.5 <= result.seconds < 3
+    assert not is_alive(pids_in(bench.log(result.key))[0])
+
+
+def test_a_cell_that_ignores_sigterm_is_killed_after_the_grace(bench):
+    result = bench.result("ignores_sigterm", timeout=0.5, grace=0.3)
+    assert result.status == "timeout"
+    assert 0.8 <= result.seconds < 3
+
+
+@pytest.mark.parametrize(("does", "status"), [("leaves_child_behind", "ok"), ("hangs_with_child", "timeout")])
+def test_no_process_of_a_cell_outlives_it(bench, does, status):
+    result = bench.result(does, timeout=1.5, grace=0.2)
+    pids = pids_in(bench.log(result.key))
+    assert result.status == status
+    assert pids
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_one_bad_cell_takes_no_other_with_it(bench):
+    does = ["ok", "kills_itself", "ok", "raises", "ok"]
+    slots = [Slot("cpu 0", 1), Slot("cpu 1", 1)]
+    results = bench.results(*(make_cell(deed, seed=seed) for seed, deed in enumerate(does)), slots=slots)
+    assert {result.cell.seed: result.status for result in results} == {
+        0: "ok",
+        1: "crashed",
+        2: "ok",
+        3: "crashed",
+        4: "ok",
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_slot_takes_one_cell_at_a_time(bench, count):
+    slots = [Slot(f"cpu {index}", 1) for index in range(count)]
+    results = bench.results(*(make_cell("notes_times", seed=seed) for seed in range(4)), slots=slots)
+    spans = [(result.statistics["began"], result.statistics["ended"]) for result in results]
+    assert max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans) == count
+
+
+def test_cells_start_in_their_order(bench):
+    cells = [make_cell("ok", seed=seed) for seed in range(3)]
+    with bench.scheduler() as scheduler:
+        started = [event.cell.seed for event in scheduler.run(cells) if isinstance(event, Started)]
+    assert started == [0, 1, 2]
+
+
+def test_a_cell_gets_threads_allocator_device_and_a_session_of_its_own(bench, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    result = bench.result("tells_environment", slots=[Slot("gpu 3", 2, gpu="3")])
+    told, own_session = bench.log(result.key).read_text().splitlines()
+    assert json.loads(told) == {
+        "GLIBC_TUNABLES": ALLOCATOR,
+        "OMP_NUM_THREADS": "2",
+        "MKL_NUM_THREADS": "2",
+        "CUDA_VISIBLE_DEVICES": "3",
+    }
+    assert own_session == "True"
+
+
+def test_the_users_own_allocator_settings_hold(bench, monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
+    result = bench.result("tells_environment")
+    assert json.loads(bench.log(result.key).read_text().splitlines()[0])["GLIBC_TUNABLES"] == "glibc.malloc.check=0"
+
+
+def test_sigkill_while_the_oom_killer_was_at_work_is_oom(bench, monkeypatch):
+    kills = iter([7, 8])
+    monkeypatch.setattr("compbench.run.scheduler.kill_count", lambda: next(kills))
+    result = bench.result("kills_itself")
+    assert (result.status, result.reason) == ("oom", "killed by the kernel's out-of-memory killer")
+
+
+def test_being_stopped_for_time_is_not_oom(bench, monkeypatch):
+    kills = iter(range(10))
+    monkeypatch.setattr("compbench.run.scheduler.kill_count", lambda: next(kills))
+    assert bench.result("ignores_sigterm", timeout=0.4, grace=0.1).status == "timeout"
+
+
+def test_leaving_early_ends_every_process(bench):
+    with bench.scheduler() as scheduler:
+        cell = make_cell("hangs_with_child")
+        events = scheduler.run([cell])
+        next(events)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(InterruptedError):
+            _raise_on_sigusr1(events, bench.log(cell.key))
+    pids = pids_in(bench.log(cell.key))
+    assert len(pids) == 2
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def _raise_on_sigusr1(events, log):
+    def handler(number, frame):
+        deadline = time.monotonic() + 10
+        while len(pids_in(log)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        raise InterruptedError
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        next(events)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_signal_handlers_are_given_back(bench):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with bench.scheduler() as scheduler:
+        list(scheduler.run([make_cell("ok")]))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_waiting_costs_no_processor_time(bench):
+    before = time.process_time()
+    bench.result("hangs", timeout=1.0)
+    assert time.process_time() - before < 0.1
+
+
+@pytest.mark.parametrize(("path", "isolated"), [("", False), ("/usr", True)])
+def test_a_cell_looks_for_modules_in_the_current_folder_only_if_this_process_does(
+    path, isolated, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path])
+    command = cell_command(tmp_path / "spec", tmp_path / "out")
+    assert ("-P" in command) is isolated
+    assert command[-4:] == ["-m", "compbench.run.cell", str(tmp_path / "spec"), str(tmp_path / "out")]

@@ -1,0 +1,230 @@
+"""Results on disk: whole or not there, read with suspicion, and telling nothing of the machine's owner."""
+
+import getpass
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compbench.errors import StoreError
+from compbench.measure.results import Fidelity
+from compbench.run.machine import describe_machine
+from compbench.run.result import SCHEMA_VERSION, CellResult
+from compbench.run.store import Store, SuiteRecord, write_atomically
+from tests.run.fake_suites import make_cell
+
+
+def make_result(seed=0, **fields) -> CellResult:
+    cell = make_cell(seed=seed, plugins_dir=fields.pop("plugins_dir", None))
+    return CellResult(key=cell.key, cell=cell, **({"status": "ok"} | fields))
+
+
+@pytest.fixture
+def warnings():
+    return []
+
+
+@pytest.fixture
+def store(tmp_path, warnings):
+    return Store.create(tmp_path, "fake", warnings.append)
+
+
+def path_of(store, result):
+    return store.directory / "cells" / f"{result.key}.json"
+
+
+def test_a_saved_record_is_read_back_as_it_was(store):
+    result = make_result(loss_curve=[1.0, 0.5], metrics={"solved": 0.25}, log_tail=["å", "\x1b[1m"])
+    store.save(result)
+    assert store.result(result.key) == result
+
+
+def test_numbers_that_are_none_survive(store):
+    fidelity = Fidelity(gradient_cosine_start=1.0, gradient_cosine=math.nan, smallest_parameter_cosine=-math.inf)
+    result = make_result(status="diverged", loss_curve=[1.0, math.inf, math.nan], fidelity=fidelity)
+    store.save(result)
+    read = store.result(result.key)
+    assert read.loss_curve[:2] == [1.0, math.inf]
+    assert math.isnan(read.loss_curve[2])
+    assert math.isnan(read.fidelity.gradient_cosine)
+    assert read.fidelity.smallest_parameter_cosine == -math.inf
+    json.loads(path_of(store, result).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_results_come_in_the_order_of_the_keys_without_the_missing_ones(store):
+    first, second, missing = (make_result(seed) for seed in range(3))
+    for result in (first, second):
+        store.save(result)
+    assert list(store.results([second.key, missing.key, first.key])) == [second.key, first.key]
+
+
+@given(cut=st.floats(0, 1, exclude_max=True))
+def test_a_truncated_record_is_missing_and_reported_in_one_line(tmp_path_factory, cut):
+    warnings = []
+    store = Store.create(tmp_path_factory.mktemp("results"), "fake", warnings.append)
+    result = make_result(metrics={"solved": 0.25})
+    store.save(result)
+    text = path_of(store, result).read_text().rstrip()
+    path_of(store, result).write_text(text[: int(cut * len(text))])
+    assert store.result(result.key) is None
+    assert len(warnings) == 1
+    assert str(path_of(store, result)) in warnings[0]
+    assert "\n" not in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda record: record | {"status": "fine"},
+        lambda record: record | {"seconds": "soon"},
+        lambda record: record | {"bonus": 1},
+        lambda record: {name: value for name, value in record.items() if name != "cell"},
+        lambda record: record | {"cell": record["cell"] | {"seed": 7}},
+        lambda record: record | {"key": "other-d4-s0-000000000000"},
+        lambda record: [record],
+        lambda record: None,
+    ],
+)
+def test_an_edited_record_is_missing_and_reported(store, warnings, edit):
+    result = make_result()
+    store.save(result)
+    path = path_of(store, result)
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    assert store.result(result.key) is None
+    assert len(warnings) == 1
+
+
+def test_bytes_that_are_not_text_are_missing_and_reported(store, warnings):
+    result = make_result()
+    path_of(store, result).write_bytes(b"\xff\xfe\x00")
+    assert store.result(result.key) is None
+    assert len(warnings) == 1
+
+
+def test_another_cells_record_under_this_name_is_not_trusted(store, warnings):
+    result, other = make_result(0), make_result(1)
+    store.save(other)
+    path_of(store, other).rename(path_of(store, result))
+    assert store.result(result.key) is None
+    assert len(warnings) == 1
+
+
+def test_a_newer_schema_is_an_error_that_says_what_to_do(store):
+    result = make_result()
+    store.save(result.model_copy(update={"schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(StoreError, match=r"newer compbench \(schema 2; this one reads up to 1\): upgrade"):
+        store.result(result.key)
+
+
+def test_the_folder_of_the_users_plugins_is_not_published(store):
+    result = make_result(plugins_dir="/home/somebody/plugins")
+    kept = store.save(result)
+    assert kept.cell.plugins_dir is None
+    assert "somebody" not in path_of(store, result).read_text()
+    assert store.result(result.key) == kept
+
+
+def test_each_field_is_one_line(store):
+    result = make_result(loss_curve=[0.5] * 1000)
+    store.save(result)
+    assert len(path_of(store, result).read_text().splitlines()) == len(CellResult.model_fields) + 2
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "results").write_text("")
+    with pytest.raises(StoreError, match="can't write to results folder"):
+        Store.create(tmp_path / "results", "fake")
+
+
+def test_a_folder_that_cant_be_written_is_an_error(tmp_path, monkeypatch):
+    if os.geteuid() == 0:  # Permissions don't bind root: a file system that can't be written to stands in for them.
+        with pytest.raises(StoreError, match="can't write"):
+            Store.create(type(tmp_path)("/proc/sys"), "fake")
+        return
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="can't write"):
+        Store.create(tmp_path, "fake")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../elsewhere"])
+def test_a_suite_name_that_leads_elsewhere_is_an_error(tmp_path, name):
+    with pytest.raises(StoreError, match="can't be the name"):
+        Store.create(tmp_path, name)
+
+
+def test_two_runs_dont_share_a_folder(store, tmp_path):
+    with store.lock():
+        with pytest.raises(StoreError, match="in use by another run"), Store.create(tmp_path, "fake").lock():
+            pytest.fail("the lock was given twice")
+    with Store.create(tmp_path, "fake").lock():
+        pass
+
+
+def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    write_atomically(path, "before")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "after")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_never_sees_half_a_record(tmp_path):
+    path = tmp_path / "record.json"
+    script = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from compbench.run.store import write_atomically
+        print("writing", flush=True)
+        while True:
+            for letter in "ab":
+                write_atomically(Path(sys.argv[1]), letter * 300_000)
+    """)
+    writer = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
+    try:
+        writer.stdout.readline()
+        while not path.exists():
+            pass
+        seen = {path.read_text() for _ in range(300)}
+    finally:
+        writer.kill()
+        writer.wait()
+    assert seen <= {"a" * 300_000, "b" * 300_000}
+
+
+def test_the_suites_record_is_read_back(store):
+    assert store.suite() is None
+    record = SuiteRecord(name="fake", margins={"solved": 0.02}, keys=["a", "b"], command="compbench run fake")
+    store.save_suite(record)
+    assert store.suite() == record
+
+
+def test_a_machine_is_stored_once_under_its_hash(store, warnings):
+    machine = describe_machine()
+    digest = store.save_machine(machine)
+    assert store.save_machine(machine) == digest
+    assert [path.name for path in (store.directory / "machines").iterdir()] == [f"{digest}.json"]
+    assert store.machine(digest) == machine
+    path = store.directory / "machines" / f"{digest}.json"
+    path.write_text(path.read_text().replace(f'"cores": {machine.cores}', '"cores": 1000'))
+    assert store.machine(digest) is None
+    assert len(warnings) == 1
+
+
+def test_a_machines_description_names_no_host_user_or_folder(store):
+    text = describe_machine().model_dump_json()
+    assert "/" not in text
+    assert platform.node() not in text.replace(platform.system(), "")
+    assert getpass.getuser() not in text
