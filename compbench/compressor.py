@@ -91,17 +91,19 @@ class Dense(Payload):
         self._rows = rows
 
     def decode(self) -> Tensor:
+        """The rows, ``(N, D)``."""
         return self._rows
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """The rows."""
         return (self._rows,)
 
 
 class Codec(ABC):
     """The state of one strategy at one site.
 
-    ``encode`` runs inside the forward pass, without gradient and with autocast off. It must not synchronise with the host
-    (``.item()``, ``.cpu()``, branching on values) and must draw random numbers from its own generator alone.
+    ``encode`` runs inside the forward pass, without gradient and with autocast off. It must not synchronise with the
+    host (``.item()``, ``.cpu()``, branching on values) and must draw random numbers from its own generator alone.
     What depends on values is decided once a step, in ``end_step``.
     """
 
@@ -116,7 +118,7 @@ class Codec(ABC):
         """Called instead of ``end_step`` when a step was abandoned or only probed: forget what it gathered."""
 
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int | None:
-        """Bytes that ``calls`` calls of ``rows`` rows of ``itemsize`` bytes an element will keep, shared bases included.
+        """Bytes that ``calls`` calls of ``rows`` rows of ``itemsize`` bytes an element keep, shared bases included.
 
         The engine leaves a site raw where this is not less than ``calls * rows * D * itemsize``.
         None: not known beforehand, encode in any case.

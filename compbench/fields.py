@@ -124,11 +124,11 @@ def in_words(value: object) -> str:
 
 def _problem(model: type[BaseModel], fields: Mapping[str, Any], details: ErrorDetails) -> FieldProblem:
     kind, location = details["type"], details["loc"]
-    if kind in ("extra_forbidden", "missing"):
+    if kind in ("extra_forbidden", "missing") and isinstance(location[-1], str):
         schema = _schema_at(model, location[:-1])
-        name = str(location[-1])
+        name = location[-1]
         names: dict[str, Any] = schema.get("properties", {})
-        prefix = "".join(f"{part}." for part in location[:-1])
+        prefix = f"in {'.'.join(map(str, location[:-1]))}: " if location[:-1] else ""
         if kind == "extra_forbidden":
             return FieldProblem(location, prefix + unknown("field", name, names))
         required = f", which must be {_allowed(names[name])}" if name in names else ""

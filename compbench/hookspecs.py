@@ -149,7 +149,7 @@ def compbench_metrics() -> Iterable[Metric]:  # type: ignore[empty-body]
 
 @hookspec
 def compbench_reporters() -> Iterable[Reporter]:  # type: ignore[empty-body]
-    """Further formats for ``compbench table --format NAME``.
+    r"""Further formats for ``compbench table --format NAME``.
 
     Example::
 
@@ -157,7 +157,7 @@ def compbench_reporters() -> Iterable[Reporter]:  # type: ignore[empty-body]
 
 
         def as_lines(rows):
-            return "\\n".join(f"{row['arm']} {row['depth']} {row['status']}" for row in rows)
+            return "\n".join(f"{row['arm']} {row['depth']} {row['status']}" for row in rows)
 
 
         @compbench.hookimpl

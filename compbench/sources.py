@@ -47,7 +47,11 @@ def _imported_siblings(path: Path, package: str) -> Iterator[Path]:
     """The files of the same package that a file imports, relatively or by the package's name."""
     if not package:
         return
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # it imports nothing until it is mended
+        return
+    for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

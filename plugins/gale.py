@@ -120,7 +120,7 @@ class GaleCodec(Codec):
         return () if self.P is None else (self.P,)
 
     def statistics(self) -> dict[str, float]:
-        return {"rank": self.k}
+        return {"rank": float(self.k)}
 
 
 class Redrawn(LowRank):

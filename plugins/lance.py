@@ -113,7 +113,7 @@ class LanceCodec(Codec):
         return [tensor for tensor in (self.Q, self._C) if tensor is not None]
 
     def statistics(self) -> dict[str, float]:
-        return {"rank": self.k, "calibrated": self.Q is not None}
+        return {"rank": float(self.k), "calibrated": float(self.Q is not None)}
 
 
 @hookimpl

@@ -233,10 +233,16 @@ class LaserCodec(Codec):
         return LowRank(project(X, Q), Q)
 
     def _sample(self, X: Tensor, step: Gathered) -> Tensor:
-        """Line 15 over all calls of a step: a reservoir, in which every call is as likely to have given a row."""
-        m = min(self.settings.growth, self.largest_rank - self.k)
+        """Line 15 over all calls of a step: a reservoir, in which every call is as likely to have given a row.
+
+        The ``m`` slots draw from a part of the rows each, which begin at a random row, so that none is drawn twice.
+        """
+        N, m = len(X), min(self.settings.growth, self.largest_rank - self.k)
+        part = max(1, N // m)
         generator = self._stream.next()
-        rows = X[torch.randint(len(X), (m,), device=X.device, generator=generator)]
+        start = torch.randint(N, (1,), device=X.device, generator=generator)
+        within = torch.randint(part, (m,), device=X.device, generator=generator)
+        rows = X[(start + part * torch.arange(m, device=X.device) + within) % N]
         if step.R is None:
             return rows
         taken = torch.rand(m, 1, device=X.device, generator=generator) < 1 / step.calls
@@ -266,7 +272,7 @@ class LaserCodec(Codec):
         return bases + (self.gathered.tensors() if self.gathered else [])
 
     def statistics(self) -> dict[str, float]:
-        figures: dict[str, float] = {"rank": self.k, **self._counts}
+        figures: dict[str, float] = {"rank": float(self.k), **self._counts}
         if self._F is not None:
             figures |= {"fidelity": self._F, "relative_error": math.sqrt(1 - self._F**2)}
         return figures

@@ -67,7 +67,7 @@ class LoRActCodec(Codec):
         return self.k
 
     def statistics(self) -> dict[str, float]:
-        return {"rank": self.k}
+        return {"rank": float(self.k)}
 
 
 @hookimpl

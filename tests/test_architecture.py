@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors", "compressor", "hookspecs", "records", "seeds", "workloads.base"},
-    {"fields", "plugin_loading", "registry", "chain", "workloads"},
+    {"fields", "sources", "plugin_loading", "registry", "chain", "workloads"},
     {"capture"},
     {"measure", "suite"},
     {"run"},
@@ -79,9 +79,10 @@ def test_the_core_names_no_strategy() -> None:
 
 def test_every_package_and_every_plugin_is_declared_for_installation() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = {
-        ".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "compbench").rglob("__init__.py")
-    } | {"compbench_plugins", "compbench_suites"}
+    packages = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "compbench").rglob("__init__.py")} | {
+        "compbench_plugins",
+        "compbench_suites",
+    }
     assert set(project["tool"]["setuptools"]["packages"]) == packages
     declared = set(project["project"]["entry-points"]["compbench"].values())
     assert {f"compbench_plugins.{p.stem}" for p in (ROOT / "plugins").glob("[!_]*.py")} <= declared

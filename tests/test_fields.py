@@ -92,7 +92,7 @@ def test_a_field_is_described_by_its_declaration(field: str, allowed: str, defau
         (
             {"inner": {"scael": 1.0}},
             ("inner", "scael"),
-            "inner.unknown field 'scael'; did you mean 'scale'? (allowed: scale)",
+            "in inner: unknown field 'scael'; did you mean 'scale'? (allowed: scale)",
         ),
         ({"mood": "row"}, ("mood",), "unknown field 'mood'; did you mean 'mode'? (allowed: betas, bits, clip, "),
     ],

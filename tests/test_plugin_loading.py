@@ -129,7 +129,7 @@ def test_files_with_an_underscore_are_helpers_and_no_plugins(folder: Path) -> No
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match="no plugins folder .*nowhere"):
+    with pytest.raises(PluginError, match=r"no plugins folder .*nowhere"):
         Registry.load(tmp_path / "nowhere")
 
 
@@ -159,7 +159,10 @@ BROKEN = {
     "name_is_no_string": (HALF.replace('name = "half"', "name = 3"), "Half has the name 3"),
     "no_docstring": (HALF.replace('"""Keeps 16 bits."""', ""), "Half has no docstring"),
     "abstract": (HALF.replace("def codec", "def kodec"), "Half does not define codec"),
-    "unknown_field_type": (HALF.replace("scale: float = 1.0", "scale: torch.Generator = 1.0"), "PydanticSchemaGeneration"),
+    "unknown_field_type": (
+        HALF.replace("scale: float = 1.0", "scale: torch.Generator = 1.0"),
+        "PydanticSchemaGeneration",
+    ),
     "metric_without_function": (
         "import compbench\n@compbench.hookimpl\n"
         "def compbench_metrics():\n    return [compbench.Metric('norm', compute=3)]\n",

@@ -20,6 +20,8 @@ FILES = {
     "imported.py": "import hashed_package._helper\nclass Thing: pass\n",
     "indirect.py": "from .relative import x\nclass Thing: pass\n",
     "cyclic.py": "class Thing: pass\nfrom . import _cycle\nfrom ._helper import x\n",
+    "lazy.py": "class Thing: pass\ndef f():\n    from . import _unfinished\n",
+    "_unfinished.py": "def (\n",
     "_cycle.py": "from . import cyclic\n",
     "_helper.py": "x = 1\n",
 }
@@ -52,6 +54,12 @@ def test_an_edit_of_an_imported_sibling_changes_the_hash(package: Path, module: 
     (package / "_helper.py").write_text("x = 2\n")
     assert hash_of(module) != before
     assert hash_of("alone") == alone
+
+
+def test_a_sibling_that_does_not_parse_is_hashed_all_the_same(package: Path) -> None:
+    before = hash_of("lazy")
+    (package / "_unfinished.py").write_text("def f(\n")
+    assert hash_of("lazy") != before
 
 
 def test_a_class_without_a_file_has_no_hash() -> None:

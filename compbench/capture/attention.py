@@ -19,7 +19,7 @@ class RecomputedAttention(torch.autograd.Function):
     """``scaled_dot_product_attention`` that saves q, k and v alone and runs again in its backward pass."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         query: Tensor,
         key: Tensor,
@@ -27,10 +27,10 @@ class RecomputedAttention(torch.autograd.Function):
         mask: Tensor | None,
         options: dict[str, Any],
     ) -> Tensor:
-        """``(B, H, T, d)`` from query ``(B, H, T, d)``, key and value ``(B, H, S, d)`` and a mask without gradient."""
+        """``(B, H, T, d)`` from query ``(B, H, T, d)``, key, value ``(B, H, S, d)`` and a mask without gradient."""
         ctx.options = options
         ctx.save_for_backward(query, key, value, mask)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
+        return F.scaled_dot_product_attention(query, key, value, mask, **options)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -48,7 +48,7 @@ class RecomputedAttention(torch.autograd.Function):
             torch.autocast(device, enabled=False),
             saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
         ):
-            output = F.scaled_dot_product_attention(*inputs, attn_mask=mask, **ctx.options)
+            output = F.scaled_dot_product_attention(*inputs, mask, **ctx.options)
             found = torch.autograd.grad(output, [inputs[i] for i in needed], grad_outputs, create_graph=again)
         gradients: list[Tensor | None] = [None] * 5
         for position, gradient in zip(needed, found, strict=True):
@@ -66,7 +66,7 @@ def recomputed_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Stands in for ``scaled_dot_product_attention``, with its signature; see :func:`can_recompute` for what it can't do."""
+    """Stands in for ``scaled_dot_product_attention``, with its signature, where :func:`can_recompute` says it can."""
     device = query.device.type
     if torch.is_autocast_enabled(device):
         # Autocast would cast inside, after q, k and v were saved in full precision.
@@ -80,7 +80,7 @@ def recomputed_attention(
     if enable_gqa:
         options["enable_gqa"] = enable_gqa
     with torch.autocast(device, enabled=False):
-        output: Tensor = RecomputedAttention.apply(query, key, value, attn_mask, options)
+        output: Tensor = RecomputedAttention.apply(query, key, value, attn_mask, options)  # type: ignore[no-untyped-call]
     return output
 
 

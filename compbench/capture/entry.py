@@ -45,16 +45,19 @@ class Raw:
 class Entry:
     """One version of one storage, compressed once for all the views of it that operators save.
 
-    The weak reference keeps the storage's address from being given to another storage as long as the entry lives, so that
+    The weak reference keeps the storage's address from being given to another one as long as the entry lives, so that
     the address can name it.
     """
 
-    def __init__(self, tensor: Tensor, fold: Fold, payload: Payload, owner: str, ledgers: tuple[SavedLedger, ...]) -> None:
+    def __init__(
+        self, tensor: Tensor, fold: Fold, payload: Payload, owner: str, ledgers: tuple[SavedLedger, ...]
+    ) -> None:
         storage = tensor.untyped_storage()
         self.source_bytes = storage.nbytes()
         self.owner = owner
         self.fold = fold
         self.dtype = tensor.dtype
+        self.device_type = tensor.device.type
         self.payload = payload
         self._weak = StorageWeakRef(storage)
         self._tensors = payload.tensors()
@@ -114,7 +117,5 @@ def check_version(tensor: Tensor, version: int) -> None:
     """Raises what torch raises when a saved tensor was changed before its use."""
     if tensor._version != version:
         raise RuntimeError(
-            _MODIFIED.format(
-                dtype=tensor.dtype, shape=tuple(tensor.shape), found=tensor._version, expected=version
-            )
+            _MODIFIED.format(dtype=tensor.dtype, shape=tuple(tensor.shape), found=tensor._version, expected=version)
         )

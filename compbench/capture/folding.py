@@ -19,8 +19,8 @@ class Fold:
     Attributes:
         rows: number of rows ``N``.
         width: number of columns ``D``.
-        positions: 0 where rows lie one after the other in memory. Else the storage is ``(batch, width, positions)``, as a
-            contiguous convolution output is, and columns are its channels.
+        positions: 0 where rows lie one after the other in memory. Else the storage is ``(batch, width, positions)``, as
+            a contiguous convolution output is, and columns are its channels.
     """
 
     rows: int
@@ -58,8 +58,8 @@ def find_fold(tensor: Tensor, channels_first: bool) -> Fold | None:
         positions = base[0, 0].numel()
         if positions > 1 and base.numel() == elements:
             return Fold(elements // base.shape[1], base.shape[1], positions)
-    # A view with all the elements tells more than its base: (B, H, T, d), transposed from (B, T, H, d), has the stride of T
-    # equal to H * d, so that heads fold into the width.
+    # A view with all the elements tells more than its base: in (B, H, T, d), transposed from (B, T, H, d), the stride
+    # of T is H * d, so that heads fold into the width.
     width = _row_stride(tensor if tensor.numel() == elements else base)
     if width < 2 or elements % width:
         return None

@@ -13,8 +13,8 @@ from torch.utils.hooks import RemovableHandle
 class ModuleTracker:
     """Follows the forward pass of one model, module by module.
 
-    Hooks are registered for all modules of the process, and modules looked up by identity, so that the model itself is not
-    touched: a deep copy of it, made for an exponential moving average say, carries nothing of the session.
+    Hooks are registered for all modules of the process, and modules looked up by identity, so that the model itself is
+    not touched: a deep copy of it, made for an exponential moving average say, carries nothing of the session.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -37,7 +37,7 @@ class ModuleTracker:
 
     @property
     def tag(self) -> str:
-        """The innermost running module in one word: its name, or that of the block it is a layer of (``mlp``, ``attn``)."""
+        """The innermost running module in one word: its name, or that of the block that it is a layer of."""
         return self._tags[self.path]
 
     def count(self, role: str) -> int:

@@ -1,4 +1,4 @@
-"""Which operator is running: it tells what a saved tensor's error will touch, and where attention must be recomputed."""
+"""Which operator is running: it tells what a saved tensor's error touches, and where attention must be recomputed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch.overrides import TorchFunctionMode
 from compbench.capture.attention import can_recompute, recomputed_attention
 from compbench.capture.settings import Attention
 
+_CONVOLUTIONS = frozenset(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
 # With an activation as the one operand and a weight as the other, what these save of the activation serves the weight's
 # gradient alone: the gradient of the activation needs only the weight.
-_WITH_WEIGHT = frozenset({"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
+_WITH_WEIGHT = _CONVOLUTIONS | {"linear"}
 _PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "einsum", "bilinear"})
-_CHANNELS_FIRST = frozenset({"batch_norm", "instance_norm", "group_norm"}) | _WITH_WEIGHT - {"linear"}
+_CHANNELS_FIRST = _CONVOLUTIONS | {"batch_norm", "instance_norm", "group_norm"}
 _ATTENTION = "scaled_dot_product_attention"
 
 

@@ -23,7 +23,7 @@ from compbench.capture.operators import OperatorTracker
 from compbench.capture.settings import CaptureSettings
 from compbench.capture.sites import SiteBook, SiteReport
 from compbench.capture.weights import Weights
-from compbench.compressor import Compressor, Site
+from compbench.compressor import Codec, Compressor, Site
 from compbench.errors import CaptureError, UnsupportedError
 from compbench.seeds import generator as seeded
 
@@ -149,7 +149,7 @@ class Session:
     @contextmanager
     def _counted(self, what: str) -> Iterator[None]:
         if self._stack is None:
-            raise CaptureError(f"a {what} needs an open session: put it inside `with compbench.compress(...) as session:`")
+            raise CaptureError(f"a {what} needs an open session: put it inside `with compbench.compress(...)`")
         if self._in_step:
             raise CaptureError(f"a {what} began inside step {self._steps}, which has not ended")
         self._weights.refresh()
@@ -251,25 +251,25 @@ class Session:
             return self._keep(tensor, "has no rows")
         book = self._book(fold, tensor)
         book.propagating |= not self._operators.weight_only
-        if book.codec is None:
+        codec = book.codec
+        if codec is None:
             return self._keep(tensor, "the strategy leaves it", book)
         raw_bytes = tensor.untyped_storage().nbytes()
         calls = max(book.last_calls, 1)
-        kept = book.codec.kept_bytes(fold.rows, calls, tensor.itemsize)
+        kept = codec.kept_bytes(fold.rows, calls, tensor.itemsize)
         if kept is not None and kept >= calls * raw_bytes:
             return self._keep(tensor, f"would keep {kept} of {calls * raw_bytes} bytes", book)
         book.reason = ""
-        entry = self._encode(tensor, fold, book)
+        entry = self._encode(tensor, fold, book, codec)
         self._entries[key] = entry
         self._entry_books[entry] = book
         book.saved(fold.rows, tensor.dtype, raw_bytes)
         return View(tensor, entry)
 
-    def _encode(self, tensor: Tensor, fold: Fold, book: SiteBook) -> Entry:
-        assert book.codec is not None
+    def _encode(self, tensor: Tensor, fold: Fold, book: SiteBook, codec: Codec) -> Entry:
         owner = f"strategy '{self.compressor.name}' at site {book.site.name}"
-        with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
-            payload = book.codec.encode(fold.fold(tensor))
+        with _plainly(tensor.device.type):
+            payload = codec.encode(fold.fold(tensor))
         if type(payload) not in book.checked:
             check_declared(payload, owner)
             book.checked.add(type(payload))
@@ -344,8 +344,21 @@ def _pack(tensor: Tensor) -> Raw | View:
 
 
 def _unpack(saved: Raw | View) -> Tensor:
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+    if isinstance(saved, Raw):
         return saved.unpack()
+    with _plainly(saved.entry.device_type):
+        return saved.unpack()
+
+
+@contextmanager
+def _plainly(device_type: str) -> Iterator[None]:
+    """Without gradient and without autocast: a strategy computes in the types that it chooses."""
+    with torch.no_grad():
+        if torch.is_autocast_enabled(device_type):
+            with torch.autocast(device_type, enabled=False):
+                yield
+        else:
+            yield
 
 
 def _innermost_hooks_are_ours() -> bool:
@@ -360,6 +373,6 @@ def _refuse_compiled(model: nn.Module) -> None:
         wrapped = dynamo is not None and isinstance(module, dynamo.eval_frame.OptimizedModule)
         if wrapped or getattr(module, "_compiled_call_impl", None) is not None:
             raise UnsupportedError(
-                f"module '{path or type(module).__name__}' is compiled: torch.compile runs all unpack hooks at the start of "
-                "the backward pass, so nothing would be saved (pytorch#148222); compress the model uncompiled"
+                f"module '{path or type(module).__name__}' is compiled: torch.compile runs all unpack hooks at the "
+                "start of the backward pass, so nothing would be saved (pytorch#148222); compress the model uncompiled"
             )

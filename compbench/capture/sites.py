@@ -26,8 +26,8 @@ class SiteReport:
         raw_bytes: bytes of these storages as they were.
         kept_bytes: bytes kept in their place at the maximum, a shared basis counted once.
         reason: why the site was left raw; empty where it was compressed.
-        propagating: whether an error there reaches the activations' gradients, and with them every earlier call; else it
-            touches a weight's gradient alone.
+        propagating: whether an error there reaches the activations' gradients, and with them every earlier call; else
+            it touches a weight's gradient alone.
         statistics: the codec's own figures.
     """
 

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_iter
 class LiveLedger(TorchDispatchMode):
     """Counts the storages that are made while it is active and still alive, and their maximum.
 
-    Whatever existed before, such as parameters, gradients that are reused and optimiser state, is the static state and not
-    counted. Buffers that an operator uses within itself are not seen.
+    Whatever existed before, such as parameters, gradients that are reused and optimiser state, is the static state and
+    not counted. Buffers that an operator uses within itself are not seen.
 
     Attributes:
         live_bytes: bytes alive now of what was made since the ledger was entered.
@@ -26,7 +26,7 @@ class LiveLedger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = 0
         self.peak_bytes = 0
         self.phase = ""

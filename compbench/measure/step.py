@@ -1,4 +1,4 @@
-"""The step that every pass measures: one forward and backward of a workload's model, at the precision of its training."""
+"""The step that every pass measures: one forward and backward of a workload's model, in its training's precision."""
 
 from __future__ import annotations
 

@@ -8,12 +8,14 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
 from compbench.report.outcome import Outcome, PlannedCell
 from compbench.run.result import CellResult, Status
+
+_T = TypeVar("_T")
 
 COLUMNS = (
     "arm",
@@ -152,5 +154,5 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
-def _known[T](measure: Callable[[list[T]], T], values: list[T]) -> T | None:
+def _known(measure: Callable[[list[_T]], _T], values: list[_T]) -> _T | None:
     return measure(values) if values else None

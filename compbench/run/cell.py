@@ -1,8 +1,8 @@
 """One cell's life, in a process of its own: ``python -m compbench.run.cell SPEC OUT``.
 
 SPEC is a cell as JSON; OUT is where its record goes, whole or not at all. Three passes follow one another: training
-(accuracy), a few steps under instruments (memory), and interleaved steps without any (time); gradients are compared with
-the exact ones early and at the end of training. The exit status is 0 whenever a record was written.
+(accuracy), a few steps under instruments (memory), and interleaved steps without any (time). Gradients are compared
+with the exact ones early and at the end of training. The exit status is 0 whenever a record was written.
 """
 
 from __future__ import annotations
@@ -115,8 +115,10 @@ def _run(cell: Cell, findings: _Findings) -> None:
     session = Session(model, compressor, cell.capture, cell.seed)
     unseen = step.batch(data.validation, slice(cell.training.batch_size))
 
+    probed = {min(PROBED_STEP, cell.training.steps), cell.training.steps} if cell.measuring.gradient_cosine else set()
+
     def probe(steps_done: int) -> None:
-        if cell.measuring.gradient_cosine and steps_done in {min(PROBED_STEP, cell.training.steps), cell.training.steps}:
+        if steps_done in probed:
             findings.cosines[steps_done] = gradient_cosine(step, session, unseen)
 
     optimizer = make_optimizer(model, cell.training)

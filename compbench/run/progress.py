@@ -97,6 +97,11 @@ class Progress:
             line += f", about {duration(remaining)} left"
         self.say(line, "green" if result.status == "ok" else "red")
 
+    def stopping(self, running: int) -> None:
+        """The run was interrupted, and its running cells were asked to stop."""
+        cells = "1 cell" if running == 1 else f"{running} cells"
+        self.say(f"stopping {cells} (once more, and they are killed at once)")
+
     def dropped(self, cell: Cell) -> None:
         """A cell was interrupted and leaves no record."""
         self._running.pop(cell.key, None)

@@ -14,7 +14,7 @@ from compbench.run.estimate import Estimator
 from compbench.run.machine import describe_machine
 from compbench.run.progress import Plan, Progress
 from compbench.run.result import CellResult
-from compbench.run.scheduler import GRACE_SECONDS, Command, Ended, Scheduler, Started, cell_command, utc_now
+from compbench.run.scheduler import GRACE_SECONDS, Command, Ended, Scheduler, Started, Stopping, cell_command, utc_now
 from compbench.run.selection import Rerun, select, to_run
 from compbench.run.slots import plan_slots
 from compbench.run.store import Store, SuiteRecord
@@ -163,6 +163,8 @@ class SuiteRunner:
                     case Started(cell, slot):
                         progress.started(cell, slot)
                         self._observe("compbench_cell_started", cell=cell.model_dump(mode="json"))
+                    case Stopping(_, running):
+                        progress.stopping(running)
                     case Ended():
                         result = result_of(event, store.log_path(event.cell.key), machine, timeout)
                         if result is None:

@@ -77,6 +77,22 @@ class Ended:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Stopping:
+    """A signal has asked this process to stop: the running cells were asked to, and no further one is started.
+
+    Attributes:
+        number: The signal.
+        running: How many cells are running.
+    """
+
+    number: int
+    running: int
+
+
+Event = Started | Ended | Stopping
+
+
 @dataclass
 class _Running:
     cell: Cell
@@ -107,6 +123,7 @@ class _Exited:
 
 @dataclass(frozen=True)
 class _Signalled:
+    number: int
     count: int
 
 
@@ -164,8 +181,8 @@ class Scheduler:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def run(self, cells: Iterable[Cell]) -> Generator[Started | Ended, None, None]:
-        """Runs the cells in their order, and says when each starts and ends.
+    def run(self, cells: Iterable[Cell]) -> Generator[Event, None, None]:
+        """Runs the cells in their order, and says what happens.
 
         After a signal that asks to stop no further cell is started and the running ones are asked to stop; after a
         second one they are killed.
@@ -180,9 +197,9 @@ class Scheduler:
                     self._free.append(slot)
                     yield failure
             if self._running:
-                ended = self._wait()
-                if ended is not None:
-                    yield ended
+                event = self._wait()
+                if event is not None:
+                    yield event
 
     def _start(self, cell: Cell, slot: Slot) -> Ended | None:
         spec, out = self._folder / f"{cell.key}.cell.json", self._folder / f"{cell.key}.result.json"
@@ -213,9 +230,9 @@ class Scheduler:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stopped_by = self.stopped_by or number
         self._signals += 1
-        self._events.put(_Signalled(self._signals))  # SimpleQueue.put is safe in a signal handler.
+        self._events.put(_Signalled(number, self._signals))  # SimpleQueue.put is safe in a signal handler.
 
-    def _wait(self) -> Ended | None:
+    def _wait(self) -> Event | None:
         """Sleeps until something happens or a deadline passes, and deals with it."""
         nearest = min(running.deadline for running in self._running.values()) - time.monotonic()
         try:
@@ -224,8 +241,7 @@ class Scheduler:
             self._enforce_deadlines()
             return None
         if isinstance(event, _Signalled):
-            self._interrupt(at_once=event.count > 1)
-            return None
+            return self._interrupt(event)
         return self._end(self._running.pop(event.pid))
 
     def _enforce_deadlines(self) -> None:
@@ -241,7 +257,8 @@ class Scheduler:
                 running.signal(signal.SIGTERM)
                 running.deadline = now + self._grace
 
-    def _interrupt(self, at_once: bool) -> None:
+    def _interrupt(self, signalled: _Signalled) -> Stopping | None:
+        at_once = signalled.count > 1
         for running in self._running.values():
             if at_once:
                 running.signal(signal.SIGKILL)
@@ -249,6 +266,7 @@ class Scheduler:
                 running.signal(signal.SIGTERM)
                 running.deadline = time.monotonic() + self._grace
             running.interrupted = running.interrupted or not running.timed_out
+        return None if at_once else Stopping(signalled.number, len(self._running))
 
     def _end(self, running: _Running) -> Ended:
         # A cell that has ended may have left processes behind, such as workers that load data.

@@ -46,12 +46,17 @@ def _number(text: str) -> float:
     return value
 
 
+def _text(text: str) -> str:
+    text.encode()  # half of an escaped surrogate pair is no character, and could not be printed
+    return text
+
+
 _SCALARS: dict[str, Callable[[str], Any]] = {
     "null": lambda text: None,
     "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "int": _integer,
     "float": _number,
-    "str": str,
+    "str": _text,
 }
 
 
@@ -131,9 +136,11 @@ class Source:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             key = key_node.value
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_TAG}str":
-                found = f"'{key}'" if isinstance(key, str) else "a list or mapping"
-                self._report(line, f"key {found} is not a string (allowed: strings; put numbers and null in quotes)")
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{_TAG}str" or not key.isprintable():
+                found = repr(key) if isinstance(key, str) else "of a list or mapping"
+                self._report(
+                    line, f"key {found} is no plain string (allowed: printable text; put numbers and null in quotes)"
+                )
             elif key in values:
                 self._report(line, f"key '{key}' is given twice; the first is in line {first_lines[key]}")
             else:

@@ -172,7 +172,7 @@ class Lattice:
 
     def draw(self, count: int, rng: np.random.Generator) -> Mazes:
         """Draws mazes: a tree, a start and another cell as goal, each on its own; may repeat itself."""
-        weights = 0.0 - 0 * rng.random((count, len(self.tails)))  # in (0, 1]: scipy takes a weight of 0 for a missing edge
+        weights = 1.0 - rng.random((count, len(self.tails)))  # in (0, 1]: scipy takes a weight of 0 for a missing edge
         block = np.arange(count)[:, None] * self.cells
         nodes = count * self.cells
         edges = ((block + self.tails).ravel(), (block + self.heads).ravel())

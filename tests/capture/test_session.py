@@ -20,6 +20,7 @@ from compbench.errors import CaptureError, PluginError, UnsupportedError
 from compbench.measure.live import LiveLedger
 from tests.capture import zoo
 
+
 def session_of(model: nn.Module, compressor: Compressor, **settings: object) -> Session:
     return Session(model, compressor, CaptureSettings(minimum_elements=64, **settings))
 
@@ -358,8 +359,7 @@ def test_an_exception_in_a_step_is_forgotten_and_the_next_step_is_clean() -> Non
     session = session_of(model, zoo.Recording())
     with session:
         with pytest.raises(ZeroDivisionError), session.step():
-            model(x)
-            raise ZeroDivisionError
+            raise ZeroDivisionError(model(x))
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), session.step():
             model(torch.randn(40, 31))
         codec = zoo.CODECS["/gatedmlp_96"]

@@ -13,7 +13,9 @@ from compbench.run.ending import result_of
 from compbench.run.scheduler import Ended, Scheduler, Started, cell_command
 from compbench.run.slots import ALLOCATOR, Slot
 from tests.run import fake_cells
-from tests.run.fake_suites import is_alive, make_cell, pids_in
+from tests.run.fake_suites import all_end, is_alive, make_cell, pids_in
+
+ONE_SLOT = (Slot("cpu 0", 1),)
 
 
 class Bench:
@@ -27,7 +29,7 @@ class Bench:
     def log(self, key):
         return self.logs / f"{key}.log"
 
-    def scheduler(self, slots=(Slot("cpu 0", 1),), timeout=60.0, grace=5.0, command=fake_cells.command):
+    def scheduler(self, slots=ONE_SLOT, timeout=60.0, grace=5.0, command=fake_cells.command):
         return Scheduler(slots, self.work, self.log, timeout, command, grace)
 
     def results(self, *cells, timeout=60.0, **settings):
@@ -99,25 +101,25 @@ def test_a_process_that_cant_be_started_has_crashed(bench):
 
 
 def test_a_cell_that_hangs_is_stopped_in_time(bench):
-    result = bench.result("hangs", timeout=0.5)
-    assert (result.status, result.reason) == ("timeout", "took longer than 0.5 s")
-    assert 0.5 <= result.seconds < 3
+    result = bench.result("hangs", timeout=1.5)
+    assert (result.status, result.reason) == ("timeout", "took longer than 1.5 s")
+    assert 1.5 <= result.seconds < 6
     assert not is_alive(pids_in(bench.log(result.key))[0])
 
 
 def test_a_cell_that_ignores_sigterm_is_killed_after_the_grace(bench):
-    result = bench.result("ignores_sigterm", timeout=0.5, grace=0.3)
+    result = bench.result("ignores_sigterm", timeout=1.5, grace=0.3)
     assert result.status == "timeout"
-    assert 0.8 <= result.seconds < 3
+    assert 1.8 <= result.seconds < 6
 
 
 @pytest.mark.parametrize(("does", "status"), [("leaves_child_behind", "ok"), ("hangs_with_child", "timeout")])
 def test_no_process_of_a_cell_outlives_it(bench, does, status):
-    result = bench.result(does, timeout=1.5, grace=0.2)
+    result = bench.result(does, timeout=3.0, grace=0.2)
     pids = pids_in(bench.log(result.key))
     assert result.status == status
     assert pids
-    assert not any(is_alive(pid) for pid in pids)
+    assert all_end(pids)
 
 
 def test_one_bad_cell_takes_no_other_with_it(bench):
@@ -190,7 +192,7 @@ def test_leaving_early_ends_every_process(bench):
             _raise_on_sigusr1(events, bench.log(cell.key))
     pids = pids_in(bench.log(cell.key))
     assert len(pids) == 2
-    assert not any(is_alive(pid) for pid in pids)
+    assert all_end(pids)
 
 
 def _raise_on_sigusr1(events, log):
@@ -217,13 +219,11 @@ def test_signal_handlers_are_given_back(bench):
 def test_waiting_costs_no_processor_time(bench):
     before = time.process_time()
     bench.result("hangs", timeout=1.0)
-    assert time.process_time() - before < 0.1
+    assert time.process_time() - before < 0.5
 
 
 @pytest.mark.parametrize(("path", "isolated"), [("", False), ("/usr", True)])
-def test_a_cell_looks_for_modules_in_the_current_folder_only_if_this_process_does(
-    path, isolated, monkeypatch, tmp_path
-):
+def test_a_cell_looks_for_modules_in_the_current_folder_only_if_the_parent_does(path, isolated, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path])
     command = cell_command(tmp_path / "spec", tmp_path / "out")

@@ -1,0 +1,330 @@
+"""LASER against Algorithm 1 written with NumPy, with the decisions that the plugin's docstring lists."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from compbench_plugins.laser import Laser, LaserCodec, expanded
+from numpy.typing import NDArray
+
+from compbench import Dense, Site
+
+Matrix = NDArray[np.float64]
+
+WIDTH = 16
+
+
+def make(**fields: object) -> LaserCodec:
+    settings = Laser.model_validate({"rank": 4, "max_rank": 8, "growth": 2} | fields)
+    codec = settings.codec(Site("block.mlp", "mlp_16", WIDTH), torch.Generator().manual_seed(3))
+    assert isinstance(codec, LaserCodec)
+    return codec
+
+
+@dataclass
+class Reference:
+    """Algorithm 1 for one site; the rows that an expansion samples are handed in."""
+
+    rank: int
+    max_rank: int
+    fidelity: float
+    patience: int
+    reset_rank: str
+    Q: Matrix | None = None
+    c: int = 0
+    reset_due: bool = False
+    F: float = math.nan
+    events: list[str] = field(default_factory=list)
+
+    def step(self, calls: list[Matrix], R: Matrix | None) -> list[Matrix]:
+        """Takes one step and returns what its calls are rebuilt to."""
+        X = np.concatenate(calls)
+        if self.Q is None:
+            self.Q = self.top(X, self.rank)
+            return []
+        Q = self.Q
+        rebuilt = [call @ Q @ Q.T for call in calls]
+        Z = X @ Q
+        self.F = float(np.linalg.norm(Z) / np.linalg.norm(X))
+        if self.reset_due:
+            self.Q = self.top(X, self.rank if self.reset_rank == "initial" else Q.shape[1])
+            self.c, self.reset_due = 0, False
+            self.events.append("reset")
+        elif self.F >= self.fidelity:  # noqa: SIM300 - F is no constant
+            self.Q, self.c = np.linalg.qr(X.T @ Z)[0], 0
+            self.events.append("iterate")
+        else:
+            self.c += 1
+            if self.c >= self.patience:
+                self.reset_due = True
+                self.events.append("wait")
+            elif Q.shape[1] < self.max_rank:
+                assert R is not None
+                R_perp = R - R @ Q @ Q.T
+                self.Q = np.linalg.qr(np.concatenate([Q, R_perp.T], axis=1))[0]
+                self.events.append("expand")
+            else:
+                self.Q = np.linalg.qr(X.T @ Z)[0]
+                self.events.append("iterate at the largest rank")
+        return rebuilt
+
+    @staticmethod
+    def top(X: Matrix, k: int) -> Matrix:
+        return np.linalg.svd(X, full_matrices=False)[2][:k].T
+
+
+def stream(steps: int, calls: int = 3) -> list[list[Matrix]]:
+    """Calls of steps whose subspace drifts, jumps, and widens for a while."""
+    random = np.random.default_rng(5)
+    basis = np.linalg.qr(random.standard_normal((WIDTH, WIDTH)))[0]
+    found = []
+    for step in range(steps):
+        if step % 9 == 5:
+            basis = np.linalg.qr(random.standard_normal((WIDTH, WIDTH)))[0]
+        basis = np.linalg.qr(basis + 0.02 * random.standard_normal((WIDTH, WIDTH)))[0]
+        wide = 14 if step % 20 > 11 else 3
+        scale = np.where(np.arange(WIDTH) < wide, 1.0, 0.02) * np.linspace(2, 1, WIDTH)
+        found.append([(random.standard_normal((20, WIDTH)) * scale) @ basis.T for _ in range(calls)])
+    return found
+
+
+def projector(Q: Matrix) -> Matrix:
+    return Q @ Q.T
+
+
+@pytest.mark.parametrize("reset_rank", ["kept", "initial"])
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_every_step_is_the_one_of_algorithm_1(reset_rank: str, patience: int) -> None:
+    codec = make(fidelity=0.9, patience=patience, reset_rank=reset_rank)
+    reference = Reference(4, 8, 0.9, patience, reset_rank)
+    for step, calls in enumerate(stream(60)):
+        payloads = [codec.encode(torch.from_numpy(call)) for call in calls]
+        assert codec.gathered is not None
+        R = None if codec.gathered.R is None else codec.gathered.R.numpy().copy()
+        rebuilt = reference.step(calls, R)
+        for payload, expected in zip(payloads, rebuilt, strict=step > 0):
+            np.testing.assert_allclose(payload.decode().numpy(), expected, atol=1e-7)
+        codec.end_step()
+        assert codec.Q is not None
+        assert reference.Q is not None
+        assert codec.k == reference.Q.shape[1]
+        np.testing.assert_allclose(projector(codec.Q.numpy()), projector(reference.Q), atol=1e-7)
+        assert codec.c == reference.c
+        if step:
+            assert codec.statistics()["fidelity"] == pytest.approx(reference.F, abs=1e-9)
+    happened = {event: reference.events.count(event) for event in reference.events}
+    assert codec.statistics()["resets"] == happened["reset"] > 1
+    assert codec.statistics()["expansions"] == happened.get("expand", 0)
+    assert happened["iterate"] > 5
+    if patience > 1:
+        assert happened["expand"] > 1
+    if patience == 3 and reset_rank == "kept":
+        assert happened["iterate at the largest rank"] > 1
+
+
+def test_rows_of_an_expansion_come_from_all_calls_alike() -> None:
+    taken = np.zeros(5)
+    codec = make(growth=4)
+    codec.encode(torch.eye(WIDTH))
+    codec.end_step()
+    for _ in range(400):
+        for call in range(5):
+            codec.encode(torch.full((7, WIDTH), float(call)))
+        assert codec.gathered is not None
+        assert codec.gathered.R is not None
+        taken += np.bincount(codec.gathered.R[:, 0].long().numpy(), minlength=5)
+        codec._stream.end_step()
+        codec.gathered = None
+    # 1,600 draws with probability 1/5: a standard deviation of 16.
+    assert (np.abs(taken - 320) < 5 * 16).all()
+
+
+def test_no_row_is_sampled_twice_from_a_call() -> None:
+    codec = make(growth=4)
+    codec.encode(torch.eye(WIDTH))
+    codec.end_step()
+    seen = set()
+    for _ in range(200):
+        codec.encode(torch.arange(9.0)[:, None].expand(9, WIDTH).clone())
+        assert codec.gathered is not None
+        assert codec.gathered.R is not None
+        drawn = codec.gathered.R[:, 0].tolist()
+        assert len(set(drawn)) == 4
+        seen |= set(drawn)
+        codec._stream.end_step()
+        codec.gathered = None
+    assert seen == set(range(9))
+
+
+def test_fidelity_is_the_cosine_of_the_rows_and_their_rebuild() -> None:
+    codec = make()
+    for calls in stream(4):
+        payloads = [codec.encode(torch.from_numpy(call)) for call in calls]
+        codec.end_step()
+    X = np.concatenate(calls)
+    rebuilt = np.concatenate([payload.decode().numpy() for payload in payloads])
+    cosine = (X * rebuilt).sum() / (np.linalg.norm(X) * np.linalg.norm(rebuilt))
+    figures = codec.statistics()
+    assert figures["fidelity"] == pytest.approx(cosine, abs=1e-12)
+    assert figures["relative_error"] == pytest.approx(np.linalg.norm(X - rebuilt) / np.linalg.norm(X), abs=1e-9)
+
+
+def test_the_first_basis_holds_what_only_later_calls_show() -> None:
+    codec = make(rank=2)
+    axes = torch.eye(WIDTH, dtype=torch.float64)
+    codec.encode(axes[0].expand(9, WIDTH).clone())
+    codec.encode(2 * axes[5].expand(9, WIDTH).clone())
+    codec.end_step()
+    assert codec.Q is not None
+    assert torch.allclose(codec.Q.abs(), torch.stack([axes[5], axes[0]], dim=1), atol=1e-12)
+
+
+def test_calls_of_the_first_step_have_bases_of_their_own_where_that_saves() -> None:
+    codec = make()
+    random = torch.Generator().manual_seed(0)
+    tall = torch.randn(200, 4, generator=random) @ torch.randn(4, WIDTH, generator=random)
+    payload = codec.encode(tall)
+    assert sum(tensor.numel() for tensor in payload.tensors()) == 200 * 4 + WIDTH * 4
+    assert torch.allclose(payload.decode(), tall, atol=1e-4)
+    assert isinstance(codec.encode(tall[:5]), Dense)
+
+
+def test_expansion_keeps_the_old_columns_and_spans_the_sampled_rows() -> None:
+    random = torch.Generator().manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(WIDTH, 4, generator=random, dtype=torch.float64)).Q
+    R = torch.randn(3, WIDTH, generator=random, dtype=torch.float64)
+    wider = expanded(Q, R)
+    assert torch.equal(wider[:, :4], Q)
+    assert torch.allclose(wider.T @ wider, torch.eye(7, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(R @ wider @ wider.T, R, atol=1e-12)
+
+
+def test_expansion_by_rows_that_the_basis_spans_stays_orthonormal() -> None:
+    random = torch.Generator().manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(WIDTH, 4, generator=random)).Q
+    wider = expanded(Q, torch.cat([Q.T[:2], torch.zeros(1, WIDTH)]))
+    assert torch.allclose(wider.T @ wider, torch.eye(7), atol=1e-5)
+
+
+def test_expansion_keeps_earlier_payloads_decodable() -> None:
+    codec = make(fidelity=1.0, patience=100, max_rank=WIDTH)
+    random = torch.Generator().manual_seed(0)
+    kept = []
+    for _ in range(8):
+        X = torch.randn(30, WIDTH, generator=random)
+        payload = codec.encode(X)
+        kept.append((payload, payload.decode().clone()))
+        codec.end_step()
+    assert codec.statistics()["expansions"] == 6
+    assert codec.k == WIDTH
+    assert all(torch.equal(payload.decode(), decoded) for payload, decoded in kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("basis", ["shared", "per_call"])
+def test_rank_of_the_width_is_exact_to_rounding(dtype: torch.dtype, basis: str) -> None:
+    codec = make(rank=500, max_rank=512, basis=basis)
+    random = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        for _ in range(4):
+            X = torch.randn(50, WIDTH, generator=random).to(dtype)
+            decoded = codec.encode(X).decode()
+            assert (decoded - X).double().norm() <= 8 * torch.finfo(dtype).eps * X.double().norm()
+        codec.end_step()
+
+
+def test_a_shared_basis_is_frozen_and_kept_once_in_a_step() -> None:
+    codec = make()
+    for calls in stream(3):
+        bases = {codec.encode(torch.from_numpy(call)).tensors()[-1].data_ptr() for call in calls}
+        codec.end_step()
+    assert len(bases) == 1
+
+
+def test_a_basis_per_call_takes_a_power_iteration_at_each_call() -> None:
+    codec = make(basis="per_call")
+    steps = stream(3)
+    for call in steps[0]:
+        codec.encode(torch.from_numpy(call))
+    codec.end_step()
+    assert codec.Q is not None
+    Q = codec.Q.numpy()
+    for calls in steps[1:]:
+        for call in calls:
+            payload = codec.encode(torch.from_numpy(call))
+            np.testing.assert_allclose(payload.decode().numpy(), call @ Q @ Q.T, atol=1e-9)
+            Q = np.linalg.qr(call.T @ (call @ Q))[0]
+        codec.end_step()
+
+
+def test_power_iterations_converge_to_the_leading_directions() -> None:
+    codec = make(fidelity=0.1)
+    random = np.random.default_rng(0)
+    codec.encode(torch.from_numpy(random.standard_normal((50, WIDTH))))
+    codec.end_step()
+    X = random.standard_normal((400, WIDTH)) * np.geomspace(8, 0.1, WIDTH)
+    for _ in range(60):
+        codec.encode(torch.from_numpy(X))
+        codec.end_step()
+    assert codec.Q is not None
+    np.testing.assert_allclose(projector(codec.Q.numpy()), projector(Reference.top(X, 4)), atol=1e-6)
+    assert codec.statistics()["resets"] == 0
+
+
+def test_bf16_rows_are_tracked_as_well_as_fp32_ones() -> None:
+    codecs = {dtype: make() for dtype in (torch.float32, torch.bfloat16)}
+    for calls in stream(5):
+        for dtype, codec in codecs.items():
+            for call in calls:
+                codec.encode(torch.from_numpy(call).to(dtype))
+            codec.end_step()
+    fidelities = [codec.statistics()["fidelity"] for codec in codecs.values()]
+    assert fidelities[0] == pytest.approx(fidelities[1], abs=0.01)
+
+
+def test_a_step_that_is_not_finite_is_counted_and_leaves_the_basis() -> None:
+    codec = make()
+    steps = stream(3)
+    for calls in steps[:2]:
+        for call in calls:
+            codec.encode(torch.from_numpy(call))
+        codec.end_step()
+    before, figures = codec.Q, codec.statistics()
+    spoilt = steps[2][0].copy()
+    spoilt[0, 0] = np.inf
+    codec.encode(torch.from_numpy(spoilt))
+    codec.end_step()
+    assert codec.Q is before
+    assert codec.statistics() == figures | {"steps": 3, "nonfinite_steps": 1}
+
+
+def test_a_site_that_a_step_did_not_reach_stays_as_it_was() -> None:
+    codec = make()
+    codec.end_step()
+    for call in stream(1)[0]:
+        codec.encode(torch.from_numpy(call))
+    codec.end_step()
+    before, figures = codec.Q, codec.statistics()
+    codec.end_step()
+    assert codec.Q is before
+    assert codec.statistics() == figures
+
+
+def test_a_rank_above_the_largest_is_refused() -> None:
+    with pytest.raises(ValueError, match="rank 600 is above max_rank 512"):
+        Laser(rank=600)
+
+
+def test_kept_bytes_of_the_papers_table() -> None:
+    """Table 2 of the paper charges a basis per call; 25 calls of 7,744 rows in bf16 with fp32 bases."""
+    for width, rank, saving in [(3072, 128, 92.53), (1536, 470, 57.26), (1536, 510, 53.63)]:
+        settings = Laser(rank=rank, basis="per_call")
+        codec = settings.codec(Site("block", "site", width), torch.Generator())
+        assert codec is not None
+        kept = codec.kept_bytes(rows=7744, calls=25, itemsize=2)
+        assert kept is not None
+        assert 100 * (1 - kept / (25 * 7744 * width * 2)) == pytest.approx(saving, abs=0.005)

@@ -1,0 +1,265 @@
+"""A whole run: what is kept, what goes on, what is told, and how it stops."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from compbench.errors import SettingsError, StoreError
+from compbench.run.progress import Progress
+from compbench.run.runner import RunOptions, SuiteRunner
+from compbench.run.store import Store
+from tests.run import fake_cells
+from tests.run.fake_suites import FakeRegistry, all_end, make_suite, pids_in
+
+
+class Runs:
+    """Runs suites of fake cells into one folder, and keeps what is printed."""
+
+    def __init__(self, results):
+        self.results = results
+        self.registry = FakeRegistry()
+        self.warnings = []
+        self.printed = ""
+
+    def run(self, suite, **options):
+        stream = io.StringIO()
+        runner = SuiteRunner(
+            suite,
+            self.registry,
+            RunOptions(results=self.results, **({"jobs": 2} | options)),
+            lambda plan: Progress(plan, stream),
+            self.warnings.append,
+            command=fake_cells.command,
+            grace_seconds=0.3,
+        )
+        outcome = runner.run()
+        self.printed = stream.getvalue()
+        return outcome
+
+    @property
+    def store(self):
+        return Store(self.results / "fake", self.warnings.append)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return Runs(tmp_path / "results")
+
+
+def statuses(outcome):
+    return [outcome.results[cell.key].status for cell in outcome.selected]
+
+
+def test_every_cell_becomes_a_record(runs):
+    outcome = runs.run(make_suite("ok", "raises", "diverges", "kills_itself", seeds=(0, 1)))
+    assert statuses(outcome) == ["ok", "crashed", "diverged", "crashed"] * 2
+    assert outcome.statuses == {"ok": 2, "crashed": 4, "diverged": 2}
+    assert outcome.exit_status == 1
+    keys = [cell.key for cell in outcome.selected]
+    stored = {key: result.model_dump_json() for key, result in runs.store.results(keys).items()}
+    assert stored == {key: result.model_dump_json() for key, result in outcome.results.items()}
+    assert all(runs.store.log_path(key).is_file() for key in keys)
+    assert runs.store.machine(outcome.results[keys[0]].machine) is not None
+
+
+def test_a_run_in_which_all_is_well_ends_with_status_0(runs):
+    assert runs.run(make_suite("ok")).exit_status == 0
+
+
+def test_a_second_run_has_nothing_to_do_and_starts_nothing(runs):
+    suite = make_suite("ok", seeds=(0, 1))
+    first = runs.run(suite, command="compbench run fake")
+    second = runs.run(suite, command="compbench run fake --only seed=0", only=["seed=0"])
+    assert (first.ran, second.ran) == (2, 0)
+    assert runs.printed == ""
+    assert second.exit_status == 0
+    assert second.command == runs.store.suite().command == "compbench run fake"
+
+
+def test_a_run_does_only_what_is_missing(runs):
+    suite = make_suite("ok", seeds=(0, 1, 2))
+    runs.run(suite, only=["seed=0,2"])
+    outcome = runs.run(suite)
+    assert outcome.ran == 1
+    assert statuses(outcome) == ["ok"] * 3
+
+
+def test_failed_cells_stay_until_they_are_asked_for(runs):
+    suite = make_suite("ok", "raises")
+    runs.run(suite)
+    again = runs.run(suite)
+    assert (again.ran, again.exit_status) == (0, 1)
+    assert runs.run(suite, rerun="failed").ran == 1
+    assert runs.run(suite, rerun="all").ran == 2
+
+
+def test_a_truncated_record_is_made_anew(runs):
+    suite = make_suite("ok", seeds=(0, 1))
+    key = runs.run(suite).selected[0].key
+    path = runs.results / "fake" / "cells" / f"{key}.json"
+    path.write_text(path.read_text()[:100])
+    outcome = runs.run(suite)
+    assert outcome.ran == 1
+    assert statuses(outcome) == ["ok", "ok"]
+    assert len(runs.warnings) == 1
+
+
+def test_a_cell_of_a_broken_arm_fails_without_a_process_and_takes_no_other_with_it(runs):
+    suite = make_suite("ok", arms=("laser", "mine"), broken_arms={"mine": "plugin mine.py: SyntaxError"})
+    outcome = runs.run(suite)
+    assert statuses(outcome) == ["ok", "failed"]
+    broken = outcome.results[outcome.selected[1].key]
+    assert broken.reason == "plugin mine.py: SyntaxError"
+    assert not runs.store.log_path(broken.key).exists()
+    assert outcome.exit_status == 1
+    assert runs.store.result(broken.key) == broken
+
+
+def test_the_folder_says_what_the_table_is_made_of(runs):
+    suite = make_suite("ok", seeds=(0, 1))
+    runs.run(suite, only=["seed=1"], command="compbench run fake --only seed=1")
+    record = runs.store.suite()
+    assert record.name == "fake"
+    assert record.margins == {"solved": 0.02}
+    assert record.keys == [cell.key for cell in suite.cells(runs.registry)]
+    assert record.command == "compbench run fake --only seed=1"
+
+
+def test_a_slow_cell_is_a_row_with_status_timeout(runs):
+    outcome = runs.run(make_suite("ok", "hangs", timeout_seconds=1.0))
+    assert statuses(outcome) == ["ok", "timeout"]
+
+
+def test_no_timeout_is_no_limit(runs):
+    assert statuses(runs.run(make_suite("slow", timeout_seconds=None))) == ["ok"]
+
+
+def test_observers_are_told_and_their_failures_are_warnings(runs):
+    runs.registry = FakeRegistry("mine.py: raised ValueError")
+    outcome = runs.run(make_suite("ok", "raises"), jobs=1)
+    told = [
+        (hook, (arguments.get("cell") or arguments["result"]["cell"])["variant"]["does"])
+        for hook, arguments in runs.registry.told
+    ]
+    assert told == [
+        ("compbench_cell_started", "ok"),
+        ("compbench_cell_finished", "ok"),
+        ("compbench_cell_started", "raises"),
+        ("compbench_cell_finished", "raises"),
+    ]
+    assert runs.registry.told[3][1]["result"]["status"] == "crashed"
+    assert runs.warnings == ["mine.py: raised ValueError"] * 4
+    assert outcome.results
+
+
+def test_failures_are_grouped_by_status_and_reason(runs):
+    outcome = runs.run(make_suite("ok", "raises", "kills_itself", seeds=(0, 1)))
+    grouped = {key: len(results) for key, results in outcome.failures().items()}
+    assert grouped == {
+        ("crashed", "exit status 1: ValueError: this went wrong"): 2,
+        ("crashed", "killed by SIGKILL (Killed)"): 2,
+    }
+
+
+def test_the_plain_display_has_the_plan_and_a_line_for_each_cell(runs):
+    suite = make_suite("ok", seeds=(0, 1, 2))
+    runs.run(suite, only=["seed=0"])
+    runs.run(suite, jobs=1)
+    lines = runs.printed.splitlines()
+    assert lines[0] == "fake: 3 cells, 1 done already, 2 to run on 1 slot (cpu 0; 1 thread each)"
+    assert re.fullmatch(r"\[2/3\] laser does=ok depth 4 seed 1: ok \d+\.\d s, about \d+\.\d s left", lines[1])
+    assert re.fullmatch(r"\[3/3\] laser does=ok depth 4 seed 2: ok \d+\.\d s", lines[2])
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "error"),
+    [
+        ({"device": "tpu"}, {}, SettingsError),
+        ({}, {"only": ["depth=5"]}, SettingsError),
+        ({"name": "../elsewhere"}, {}, StoreError),
+    ],
+)
+def test_a_wrong_request_leaves_nothing_behind(runs, tmp_path, changes, options, error):
+    with pytest.raises(error):
+        runs.run(replace(make_suite("ok"), **changes), **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_gpu_on_which_a_cell_runs_makes_it_no_other_work(runs, monkeypatch):
+    monkeypatch.setattr("compbench.run.slots.visible_gpus", lambda: ["0", "1"])
+    one = runs.run(make_suite("tells_environment", device="cuda:1"), jobs=None)
+    any_of_them = runs.run(make_suite("tells_environment", device="cuda"), jobs=None)
+    assert [cell.device for cell in one.selected] == ["cuda"]
+    assert (one.ran, any_of_them.ran) == (1, 0)
+    assert '"CUDA_VISIBLE_DEVICES": "1"' in runs.store.log_path(one.selected[0].key).read_text()
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Starts a run in a process of its own, which a signal can be sent to."""
+    started = []
+
+    def start(*deeds, grace=5.0):
+        arguments = [sys.executable, "-m", "tests.run.interruptible_run", str(tmp_path), str(grace), *deeds]
+        started.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.wait()
+
+
+def wait_for(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
+def pids_of_run(tmp_path):
+    return [pid for log in (tmp_path / "fake" / "logs").glob("*.log") for pid in pids_in(log)]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interrupted_run_keeps_what_is_finished_and_goes_on_later(process, tmp_path, number, status):
+    run = process("ok", "hangs", "hangs_with_child", "slow")
+    wait_for(lambda: len(pids_of_run(tmp_path)) == 3)
+    run.send_signal(number)
+    output, _ = run.communicate(timeout=10)
+    assert run.returncode == status, output
+    assert output.splitlines()[-2:] == ["stopping 2 cells (once more, and they are killed at once)", "left 3"]
+    assert all_end(pids_of_run(tmp_path))
+    records = [path.name for path in (tmp_path / "fake" / "cells").iterdir()]
+    assert len(records) == 1
+    outcome = Runs(tmp_path).run(make_suite("ok", "hangs", "hangs_with_child", "slow"), only=["does=ok,slow"])
+    assert (outcome.ran, statuses(outcome)) == (1, ["ok", "ok"])
+
+
+def test_a_second_signal_kills_at_once(process, tmp_path):
+    run = process("ignores_sigterm", grace=60.0)
+    wait_for(lambda: len(pids_of_run(tmp_path)) == 1)
+    run.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    output, _ = run.communicate(timeout=10)
+    assert run.returncode == 130, output
+    assert all_end(pids_of_run(tmp_path))
+
+
+def test_two_runs_of_a_suite_dont_meet_in_one_folder(process, tmp_path):
+    process("hangs")
+    wait_for(lambda: len(pids_of_run(tmp_path)) == 1)
+    with pytest.raises(StoreError, match="in use by another run"):
+        Runs(tmp_path).run(make_suite("ok"))
+    for pid in pids_of_run(tmp_path):
+        os.kill(pid, signal.SIGKILL)

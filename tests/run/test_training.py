@@ -1,0 +1,103 @@
+"""The training loop: order, schedule and what it leaves behind."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from compbench.capture.session import Session
+from compbench.capture.settings import CaptureSettings
+from compbench.errors import SettingsError
+from compbench.measure.step import Step
+from compbench.registry import Registry
+from compbench.run.training import (
+    Record,
+    evaluate,
+    example_order,
+    learning_rate_factor,
+    make_optimizer,
+    train,
+    weights_hash,
+)
+from compbench.seeds import generator
+from compbench.suite.cell import Training
+from compbench.workloads.trm_maze import TRMMaze
+
+SMALL = TRMMaze(grid=7, hidden=32, heads=2, inner=96, train_mazes=64, validation_mazes=32).at_depth(3)
+
+
+def test_every_epoch_has_every_example_at_most_once_in_a_new_order() -> None:
+    order = example_order(50, Training(steps=12, batch_size=8), seed=3)
+    assert order.shape == (12, 8)
+    first, second = order[:6].flatten().tolist(), order[6:].flatten().tolist()
+    assert len(set(first)) == len(set(second)) == 48
+    assert first != second
+    assert torch.equal(order, example_order(50, Training(steps=12, batch_size=8), seed=3))
+    assert not torch.equal(order, example_order(50, Training(steps=12, batch_size=8), seed=4))
+
+
+def test_a_batch_larger_than_the_training_set_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="batch_size is 65, but there are only 64"):
+        example_order(64, Training(batch_size=65), seed=0)
+
+
+def test_learning_rate_warms_up_linearly_and_falls_as_a_cosine_to_zero() -> None:
+    factors = [learning_rate_factor(step, 10, 110) for step in range(111)]
+    assert factors[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
+    assert factors[10] == 1
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[110] == pytest.approx(0)
+    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+
+
+def run(strategy: object, steps: int = 20, precision: str = "fp32") -> tuple[list[float], str, torch.Tensor]:
+    """Losses, the final weights' hash and the global random stream after a training."""
+    torch.manual_seed(9)
+    settings = Training(steps=steps, batch_size=8, learning_rate=3e-3, warmup_steps=4, precision=precision)
+    data = SMALL.data(0)
+    model = SMALL.build(generator(0, "initialisation"))
+    step = Step(SMALL, model, torch.device("cpu"), precision)
+    session = None if strategy is None else Session(model, strategy, CaptureSettings())
+    record = Record()
+    order = example_order(64, settings, 0)
+    train(step, session, data.train, order, make_optimizer(model, settings), settings, record, lambda done: None)
+    return record.loss_curve, weights_hash(model), torch.get_rng_state()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["none", "identity"])
+def test_uncompressed_strategies_are_bit_identical_to_no_session_over_20_steps(name: str, precision: str) -> None:
+    plain = run(None, precision=precision)
+    under = run(Registry.load().compressor(name), precision=precision)
+    assert under[0] == plain[0]
+    assert under[1] == plain[1]
+    assert torch.equal(under[2], plain[2])
+
+
+def test_a_lossy_strategy_trains_otherwise_and_leaves_the_global_stream_alone() -> None:
+    plain = run(None)
+    under = run(Registry.load().compressor({"int8": {"stochastic": True}}))
+    assert under[1] != plain[1]
+    assert torch.equal(under[2], plain[2])
+
+
+def test_training_lowers_the_loss_and_ends_with_a_rate_of_zero() -> None:
+    losses = run(None, steps=40)[0]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_evaluation_is_the_mean_over_examples_whatever_the_batch() -> None:
+    model = SMALL.build(generator(0, "initialisation"))
+    step = Step(SMALL, model, torch.device("cpu"))
+    validation = SMALL.data(0).validation
+    whole = evaluate(step, validation, 32, [])
+    parts = evaluate(step, validation, 5, [])
+    assert set(whole) == {"token_accuracy", "solved"}
+    for name, value in whole.items():
+        assert math.isclose(value, parts[name], rel_tol=1e-7)
+    output = step.output(step.batch(validation, slice(None)))
+    right = (output.argmax(-1) == validation["targets"]).double()
+    assert whole["token_accuracy"] == pytest.approx(right.mean().item(), abs=1e-7)
+    assert whole["solved"] == pytest.approx(right.all(1).double().mean().item(), abs=1e-12)

@@ -1,0 +1,330 @@
+"""Every mistake of a suite is told with its line, what is allowed and the nearest name; all of them at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from compbench.errors import SuiteError
+from compbench.suite import load_suite, shipped_suites
+from tests.suite.conftest import SUITE, Bench
+
+KEYS = (
+    "arms, capture, description, device, margins, matrix, measuring, name, threads, timeout_seconds, training, workload"
+)
+
+
+def changed(line: int, text: str) -> str:
+    """The good suite with one line (from 1) replaced."""
+    lines = SUITE.splitlines(keepends=True)
+    lines[line - 1 : line] = [text + "\n"]
+    return "".join(lines)
+
+
+def problems(bench: Bench, text: str) -> list[str]:
+    with pytest.raises(SuiteError) as error:
+        bench.load(text)
+    file = str(bench.folder / "suite.yaml")
+    assert all(problem.where.startswith(file) for problem in error.value.problems)
+    return [str(problem).removeprefix(f"{file}:") for problem in error.value.problems]
+
+
+BAD = {
+    "no_yaml": ("name: [", "1: not valid YAML: "),
+    "empty": ("", "1: the file is empty (allowed: a mapping with the keys name, workload, arms, matrix, "),
+    "list": ("- name\n", '1: the file holds ["name"] (allowed: a mapping'),
+    "duplicate_key": (SUITE + "name: other\n", "10: key 'name' is given twice; the first is in line 1"),
+    "unknown_key": (SUITE + "matrx: 1\n", f"10: unknown key 'matrx'; did you mean 'matrix'? (allowed: {KEYS})"),
+    "no_name": (changed(1, "description: x"), "1: key 'name' is missing (required: name, workload, arms, matrix)"),
+    "null_name": (changed(1, "name:"), "1: name is null (allowed: a string)"),
+    "number_name": (changed(1, "name: 7"), "1: name is 7 (allowed: a string)"),
+    "unsafe_name": (changed(1, "name: ../x"), "1: name is '../x': it names a folder (allowed: letters"),
+    "dot_name": (changed(1, "name: '.'"), "1: name is '.': it names a folder"),
+    "no_arms": ("name: a\nworkload: {name: maze}\nmatrix: {depth: [1], seed: [1]}\n", "1: key 'arms' is missing"),
+    "description": (SUITE + "description: [a]\n", '10: description is ["a"] (allowed: a string)'),
+    "workload_string": (
+        changed(2, "workload: maze").replace("  name: maze\n", ""),
+        "2: workload is 'maze' (allowed: a",
+    ),
+    "workload_nameless": (changed(3, "  grid: 7"), "2: workload has no name (allowed: a mapping with a name, one of: "),
+    "workload_unknown": (
+        changed(3, "  name: mase"),
+        "3: unknown workload 'mase'; did you mean 'maze'? (allowed: echo, ",
+    ),
+    "workload_number": (changed(3, "  name: 3"), "3: workload's name is 3 (allowed: echo, maze, "),
+    "workload_field": (
+        changed(3, "  name: maze\n  gird: 7"),
+        "4: workload 'maze': unknown field 'gird'; did you mean 'gr",
+    ),
+    "workload_type": (
+        changed(3, "  name: maze\n  grid: big"),
+        "4: workload 'maze': grid is 'big' (allowed: an integer >= 5)",
+    ),
+    "workload_bool": (
+        changed(3, "  name: maze\n  hidden: true"),
+        "4: workload 'maze': hidden is true (allowed: an integer",
+    ),
+    "even_grid": (changed(3, "  name: maze\n  grid: 8"), "4: workload 'maze': grid is 8: a grid must be odd"),
+    "workload_model": (changed(3, "  name: maze\n  heads: 3"), "2: workload 'maze': heads must divide hidden"),
+    "arms_empty": (
+        SUITE.replace("  none: none\n  sketch: {sketch: {rank: 16}}\n", ""),
+        "4: arms is empty (allowed: a map",
+    ),
+    "arms_list": (
+        changed(4, "arms: [none]").replace("  none: none\n  sketch: {sketch: {rank: 16}}\n", ""),
+        "4: arms is ",
+    ),
+    "arm_name": (changed(5, "  'no ne': none"), "5: arm 'no ne' (allowed: letters, digits, _ and -"),
+    "arm_null": (changed(5, "  none:"), "5: a strategy is null (allowed: a name, or {name: {field: value}})"),
+    "arm_unknown": (
+        changed(6, "  a: scetch"),
+        "6: unknown strategy 'scetch'; did you mean 'sketch'? (allowed: codes, ",
+    ),
+    "arm_field": (
+        changed(6, "  a: {sketch: {rnk: 1}}"),
+        "6: strategy 'sketch': unknown field 'rnk'; did you mean 'rank'?",
+    ),
+    "negative_rank": (
+        changed(6, "  a:\n    sketch:\n      redraw: step\n      rank: -1"),
+        "9: strategy 'sketch': rank is -1 (allowed: an integer >= 1)",
+    ),
+    "arm_choice": (
+        changed(6, "  a: {sketch: {redraw: stop}}"),
+        "6: strategy 'sketch': redraw is 'stop' (allowed: 'step' or",
+    ),
+    "arm_two_names": (
+        changed(6, "  a: {sketch: {}, codes: {}}"),
+        '6: a strategy is {"sketch": {}, "codes": {}} (allowed',
+    ),
+    "arm_flat": (changed(6, "  a: {sketch: 16}"), '6: a strategy is {"sketch": 16} (allowed: a name'),
+    "arm_empty_chain": (changed(6, "  a: []"), "6: arm 'a' has no strategy"),
+    "arm_in_chain": (
+        changed(6, "  a:\n    - sketch\n    - codes: {bits: 0}"),
+        "8: strategy 'codes': bits is 0 (allowed: an i",
+    ),
+    "chain_that_cannot_be": (changed(6, "  a: [half, half]"), "6: half keeps no coefficients that half could compress"),
+    "matrix_list": (
+        changed(7, "matrix: [1]").replace("  depth: [2, 4]\n  seed: [0, 1]\n", ""),
+        "7: matrix is [1] (allowed",
+    ),
+    "matrix_empty": (
+        SUITE.replace("  depth: [2, 4]\n  seed: [0, 1]\n", ""),
+        "7: matrix is empty (allowed: a mapping of axes",
+    ),
+    "no_depth": (SUITE.replace("  depth: [2, 4]\n", ""), "7: matrix has no axis 'depth' (required: depth, seed)"),
+    "no_seed": (SUITE.replace("  seed: [0, 1]\n", ""), "7: matrix has no axis 'seed' (required: depth, seed)"),
+    "axis_scalar": (changed(8, "  depth: 4"), "8: axis 'depth' is 4 (allowed: a list such as [1, 2])"),
+    "axis_empty": (changed(9, "  seed: []"), "9: axis 'seed' is an empty list (allowed: a list such as [1, 2])"),
+    "seed_twice": (changed(9, "  seed: [0, 1,\n    0]"), "10: seed 0 is given twice"),
+    "seed_negative": (changed(9, "  seed: [-1]"), "9: seed is -1 (allowed: an integer >= 0)"),
+    "seed_bool": (changed(9, "  seed: [true]"), "9: seed is true (allowed: an integer >= 0)"),
+    "depth_zero": (changed(8, "  depth: [2, 0]"), "8: depth is 0 (allowed: an integer >= 1)"),
+    "depth_text": (changed(8, "  depth: [two]"), "8: depth is 'two' (allowed: an integer >= 1)"),
+    "depth_float": (changed(8, "  depth: [2.0]"), "8: depth is 2.0 (allowed: an integer >= 1)"),
+    "depth_impossible": (
+        changed(3, "  name: maze\n  cycle: 4"),
+        "9: workload 'maze' at depth 2: depth is 2 (allowed: multiples of 4)",
+    ),
+    "depth_raises": (changed(8, "  depth:\n  - 4\n  - 13"), "10: workload 'maze' at depth 13: KeyError: 'thirteen'"),
+    "axis_unknown": (
+        SUITE + "  hiden: [1]\n",
+        "10: unknown axis 'hiden'; did you mean 'hidden'? (allowed: batch_size, ",
+    ),
+    "axis_ambiguous": (
+        SUITE + "  steps: [1]\n",
+        "10: axis 'steps' is a field of the workload and of training (allowed: ",
+    ),
+    "axis_value": (SUITE + "  hidden:\n  - 64\n  - 0\n", "12: workload 'maze': hidden is 0 (allowed: an integer >= 1)"),
+    "axis_combination": (
+        SUITE + "  hidden: [64, 63]\n  heads: [4, 2]\n",
+        "2: workload 'maze': heads must divide hidden (with hidden=63, heads=4 and 1 more)",
+    ),
+    "axis_depth": (
+        SUITE + "  cycle: [1, 4]\n",
+        "8: workload 'maze' at depth 2: depth is 2 (allowed: multiples of 4) (with cycle=4)",
+    ),
+    "axis_training": (SUITE + "  batch_size: [8, 0]\n", "10: training: batch_size is 0 (allowed: an integer >= 1)"),
+    "axis_arm": (
+        SUITE + "  sketsh.rank: [1]\n",
+        "10: axis 'sketsh.rank': unknown arm 'sketsh'; did you mean 'sketch'?",
+    ),
+    "axis_arm_field": (
+        SUITE + "  sketch.rnk: [1]\n",
+        "10: axis 'sketch.rnk': unknown field 'rnk'; did you mean 'rank'?",
+    ),
+    "axis_arm_value": (
+        SUITE + "  sketch.rank: [1, 0]\n",
+        "10: strategy 'sketch': rank is 0 (allowed: an integer >= 1)",
+    ),
+    "training_field": (SUITE + "training: {step: 3}\n", "10: training: unknown field 'step'; did you mean 'steps'?"),
+    "training_list": (SUITE + "training: [3]\n", "10: training is [3] (allowed: a mapping of steps, batch_size, "),
+    "training_yes": (SUITE + "measuring: {memory: yes}\n", "10: measuring: memory is 'yes' (allowed: true or false)"),
+    "training_betas": (
+        SUITE + "training:\n  betas: [0.9]\n",
+        "11: training: betas is [0.9] (allowed: a list of 2 values",
+    ),
+    "training_infinite": (SUITE + "training:\n  learning_rate: 1e999\n", "11: '1e999' can't be read as float"),
+    "capture": (
+        SUITE + "capture: {attention: row}\n",
+        "10: capture: attention is 'row' (allowed: 'recompute', 'raw' or 'li",
+    ),
+    "margins_type": (SUITE + "margins:\n  solved: lots\n", "11: margins.solved is 'lots' (allowed: a number > 0)"),
+    "margins_zero": (SUITE + "margins:\n  solved: 0\n", "11: margins.solved is 0 (allowed: a number > 0)"),
+    "margins_without_none": (
+        SUITE.replace("none: none", "null_: none") + "margins: {solved: 0.1}\n",
+        "10: margins are judged against an arm named 'none', and there is none",
+    ),
+    "device_unknown": (SUITE + "device: tpu\n", "10: device is 'tpu': no such device here (available: cpu"),
+    "device_number": (SUITE + "device: 0\n", "10: device is 0 (allowed: a string or null)"),
+    "threads": (SUITE + "threads: 0\n", "10: threads is 0 (allowed: an integer >= 1 or null)"),
+    "timeout": (SUITE + "timeout_seconds: -1\n", "10: timeout_seconds is -1 (allowed: a number > 0 or null)"),
+}
+
+
+def test_the_good_suite_is_good(bench: Bench) -> None:
+    suite = bench.load(SUITE)
+    assert (suite.name, list(suite.arms), suite.broken_arms) == ("small", ["none", "sketch"], {})
+
+
+@pytest.mark.parametrize("mistake", BAD)
+def test_a_mistake_is_told_with_line_and_what_is_allowed(bench: Bench, mistake: str) -> None:
+    text, expected = BAD[mistake]
+    (found,) = problems(bench, text)
+    assert found.startswith(expected)
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(bench: Bench) -> None:
+    text = SUITE.replace("name: small", "name: a/b").replace("rank: 16", "rank: 0").replace("[2, 4]", "[0, 13]")
+    text = text.replace("  name: maze", "  name: maze\n  grid: 8") + "training: {step: 1, batch_size: 0}\nthreds: 2\n"
+    lines = [int(found.partition(":")[0]) for found in problems(bench, text)]
+    assert lines == [1, 4, 7, 9, 11, 11, 12]
+
+
+def test_a_mistake_that_every_combination_has_is_told_once(bench: Bench) -> None:
+    text = changed(3, "  name: maze\n  grid: 8") + "  hidden: [64, 32]\n  cycle: [1, 2]\n"
+    assert problems(bench, text) == ["4: workload 'maze': grid is 8: a grid must be odd"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that is not there")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_cuda_without_cuda_is_told(bench: Bench, device: str) -> None:
+    assert problems(bench, SUITE + f"device: {device}\n") == [
+        f"10: device is '{device}': no such device here (available: cpu)"
+    ]
+
+
+def test_the_device_is_cpu_where_there_is_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert bench.load(SUITE).device == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert bench.load(SUITE).device == "cuda"
+    assert bench.load(SUITE + "device: cuda:1\n").device == "cuda:1"
+    assert "available: cpu, cuda, cuda:0, cuda:1" in problems(bench, SUITE + "device: cuda:2\n")[0]
+
+
+def test_an_arm_whose_plugin_is_broken_stops_no_other_arm(bench: Bench) -> None:
+    arms = "  best: {wonder: {rank: 3}}\n  chained: [{sketch: {rank: 9}}, wonder]\n  sketch: sketch"
+    suite = bench.load(changed(6, arms))
+    assert list(suite.arms) == ["none", "best", "chained", "sketch"]
+    assert (suite.arms["best"], suite.arms["chained"]) == (None, None)
+    assert set(suite.broken_arms) == {"best", "chained"}
+    assert "plugin 'broken' (" in suite.broken_arms["best"]
+    assert "is broken: ModuleNotFoundError: No module named 'not_to_be_found'" in suite.broken_arms["best"]
+    cells = suite.cells(bench.registry)
+    assert [cell.arm for cell in cells[:4]] == ["none", "best", "chained", "sketch"]
+    assert cells[1].strategy[0].model_dump() == {"name": "wonder", "fields": {"rank": 3}, "source": ""}
+    assert [(part.name, part.fields) for part in cells[2].strategy] == [("sketch", {"rank": 9}), ("wonder", {})]
+
+
+def test_the_rest_of_a_broken_arm_is_checked_all_the_same(bench: Bench) -> None:
+    (found,) = problems(bench, changed(6, "  a: [{sketch: {rank: 0}}, wonder]"))
+    assert found == "6: strategy 'sketch': rank is 0 (allowed: an integer >= 1)"
+
+
+def test_an_axis_of_a_broken_arm_is_kept_as_it_is_written(bench: Bench) -> None:
+    suite = bench.load(changed(6, "  best: wonder") + "  best.rank: [1, -2]\n")
+    fields = [variant.strategy[0].fields for variant in suite.variants if variant.arm == "best"]
+    assert fields == [{"rank": 1}, {"rank": -2}]
+
+
+def test_a_workload_whose_plugin_is_broken_is_told_with_the_reason(bench: Bench) -> None:
+    (found,) = problems(bench, changed(3, "  name: wonder"))
+    assert found.startswith("3: plugin 'broken' (")
+    assert "is broken: ModuleNotFoundError" in found
+
+
+def test_a_name_that_two_plugins_claim_is_told_with_both(tmp_path: Path) -> None:
+    twice = Bench(tmp_path)
+    (tmp_path / "plugins" / "more.py").write_text((tmp_path / "plugins" / "sketch.py").read_text())
+    twice.registry = type(twice.registry).load(tmp_path / "plugins")
+    (found,) = problems(twice, SUITE)
+    assert found.startswith("6: strategy 'sketch' is provided by plugin 'more' (")
+    assert "and plugin 'sketch' (" in found
+
+
+def test_sections_that_are_left_empty_have_their_defaults(bench: Bench) -> None:
+    suite = bench.load(SUITE + "training:\nmeasuring:\ncapture:\nmargins:\ndevice:\nthreads:\n")
+    assert (suite.training.steps, suite.capture.attention, suite.margins, suite.threads) == (
+        1000,
+        "recompute",
+        {},
+        None,
+    )
+
+
+def test_everything_of_a_suite_arrives(bench: Bench) -> None:
+    suite = bench.load(
+        SUITE
+        + "description: Mazes, small.\ntraining: {steps: 30, learning_rate: 1e-3, betas: [0.9, 1]}\n"
+        + "measuring: {time_pairs: 0}\ncapture: {attention: raw}\nmargins: {solved: 0.05, token_accuracy: 5e-3}\n"
+        + "device: cpu\nthreads: 2\ntimeout_seconds: 3600\n"
+    )
+    assert suite.description == "Mazes, small."
+    assert (suite.training.steps, suite.training.learning_rate, suite.training.betas) == (30, 0.001, (0.9, 1.0))
+    assert (suite.measuring.time_pairs, suite.capture.attention) == (0, "raw")
+    assert suite.margins == {"solved": 0.05, "token_accuracy": 0.005}
+    assert (suite.device, suite.threads, suite.timeout_seconds) == ("cpu", 2, 3600.0)
+    assert suite.path == str(bench.folder / "suite.yaml")
+    assert suite.matrix == {"depth": [2, 4], "seed": [0, 1]}
+
+
+def test_a_missing_file_names_the_shipped_suites(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "quick.yaml"
+    shipped.write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("compbench.suite.loader.shipped_suites", lambda: {"quick": shipped})
+    for wanted in ("quik", "suites/quik.yaml", "suites/quick.yaml"):
+        with pytest.raises(SuiteError) as error:
+            load_suite(wanted, bench.registry)
+        assert str(error.value) == (
+            f"{wanted}: there is no such file, and no shipped suite of that name"
+            "; did you mean 'quick'? (shipped: quick)"
+        )
+    with pytest.raises(SuiteError, match="is not a file"):
+        load_suite(tmp_path, bench.registry)
+    assert load_suite("quick", bench.registry).path == str(shipped)
+
+
+def test_a_folder_does_not_hide_a_shipped_suite(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "quick.yaml"
+    shipped.write_text(SUITE)
+    (tmp_path / "quick").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("compbench.suite.loader.shipped_suites", lambda: {"quick": shipped})
+    assert load_suite("quick", bench.registry).name == "small"
+
+
+def test_a_file_that_is_no_text_is_told(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"name: \xff\n")
+    with pytest.raises(SuiteError, match="not UTF-8 text: byte 6"):
+        load_suite(tmp_path / "x.yaml", bench.registry)
+
+
+def test_the_shipped_suites_are_those_of_the_package() -> None:
+    import compbench_suites
+
+    folder = Path(compbench_suites.__file__).parent
+    assert list(shipped_suites()) == sorted(path.stem for path in folder.glob("*.yaml"))
