@@ -64,8 +64,8 @@ class Int8Codec(Codec):
         lines, groups, size = self._layout(len(X))
         blocks = to_blocks(X, lines, groups, size)
         scales = self._scales(blocks, X.numel() // lines)  # (lines, groups)
-        # Zeros are divided by one. Where a scale is not finite the codes do not matter, nothing finite comes of them.
-        codes = blocks / torch.where(scales > 0, scales, 1.0).unsqueeze(-1)
+        # Where a scale is zero or not finite codes are arbitrary: times the scale they are zero, or not finite either.
+        codes = blocks / scales.unsqueeze(-1)
         if self.settings.stochastic:
             noise = torch.rand(codes.shape, dtype=codes.dtype, device=X.device, generator=self._stream.next())
             codes = codes.add_(noise).floor_()

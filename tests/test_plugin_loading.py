@@ -110,7 +110,8 @@ def test_a_local_strategy_can_be_pickled(folder: Path) -> None:
     assert pickle.loads(pickle.dumps(half)) == half
 
 
-def test_an_edit_of_the_same_size_and_time_is_seen(folder: Path) -> None:
+def test_an_edit_of_the_same_size_and_time_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     stamp = (folder / "half.py").stat()
     first = Registry.load(folder)
     (folder / "half.py").write_text(HALF.replace("= 1.0", "= 3.0"))
@@ -126,6 +127,17 @@ def test_files_with_an_underscore_are_helpers_and_no_plugins(folder: Path) -> No
     registry = Registry.load(folder)
     assert [plugin.name for plugin in registry.plugins] == ["half"]
     assert registry.compressor("half").model_dump() == {"scale": 5.0}
+
+
+def test_two_folders_may_have_helpers_of_one_name(tmp_path: Path) -> None:
+    scales = []
+    for name, value in (("one", "5.0"), ("two", "7.0")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "_scales.py").write_text(f"SCALE = {value}\n")
+        (folder / "half.py").write_text("from ._scales import SCALE\n" + HALF.replace("= 1.0", "= SCALE"))
+        scales.append(Registry.load(folder).compressor("half").model_dump()["scale"])
+    assert scales == [5.0, 7.0]
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
@@ -250,6 +262,12 @@ def test_two_entry_points_to_one_module_are_no_conflict(distribution: Callable[.
     registry = Registry.load()
     assert [(plugin.name, plugin.status) for plugin in registry.plugins] == [("again", "ok"), ("half", "ok")]
     assert list(registry.compressors) == ["half"]
+
+
+def test_two_entry_points_to_one_broken_module_are_both_broken(distribution: Callable[..., Path]) -> None:
+    site = distribution("thirds", "3.1", half=BROKEN["hook_raises"][0])
+    (next(site.glob("*.dist-info")) / "entry_points.txt").write_text("[compbench]\na = thirds_half\nb = thirds_half\n")
+    assert [plugin.name for plugin in Registry.load().broken] == ["a", "b"]
 
 
 def test_the_environment_leaves_plugins_out(

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -18,8 +18,6 @@ from compbench.run.progress import describe, make_progress
 from compbench.run.runner import RunOptions, RunOutcome, SuiteRunner
 from compbench.run.selection import Rerun
 from compbench.suite import Suite, load_suite
-
-Device = Literal["cpu", "cuda"]
 
 HELP = """
 Runs a suite and prints its table.
@@ -65,7 +63,9 @@ def run(
         Path | None,
         typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
     ] = None,
-    device: Annotated[Device | None, typer.Option(help="Where to run, instead of the suite's own device.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to run, instead of on the suite's own device: cpu, cuda or cuda:N.")
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(help="Longest time for a cell, instead of the suite's own.", metavar="SECONDS"),
@@ -75,7 +75,9 @@ def run(
     if timeout is not None and not timeout > 0:
         raise SettingsError(f"--timeout {timeout:g} (allowed: seconds > 0)")
     registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
-    loaded = _with_overrides(load_suite(suite, registry), device, timeout)
+    loaded = load_suite(suite, registry, device)
+    if timeout is not None:
+        loaded = dataclasses.replace(loaded, timeout_seconds=timeout)
     options = RunOptions(
         results=results,
         jobs=jobs,
@@ -105,14 +107,6 @@ def command_line(
         if value is not None:
             words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
     return shlex.join(words)
-
-
-def _with_overrides(suite: Suite, device: str | None, timeout: float | None) -> Suite:
-    if device is not None:
-        suite = dataclasses.replace(suite, device=device)
-    if timeout is not None:
-        suite = dataclasses.replace(suite, timeout_seconds=timeout)
-    return suite
 
 
 def _conclude(outcome: RunOutcome, suite: Suite, registry: Registry) -> None:

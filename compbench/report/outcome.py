@@ -6,9 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
+from compbench.errors import StoreError, nearest
+from compbench.run.machine import Machine
 from compbench.run.result import CellResult
+from compbench.run.store import LOGGER, Store, Warn
 
 _KEY = re.compile(r"(?P<readable>.+)-d(?P<depth>\d+)-s(?P<seed>-?\d+)-[0-9a-f]{12}")
 
@@ -52,7 +55,7 @@ class Outcome:
     keys: Sequence[str]
     command: str
     results: Mapping[str, CellResult]
-    machines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    machines: Mapping[str, Machine] = field(default_factory=dict)
 
     @cached_property
     def cells(self) -> tuple[PlannedCell, ...]:
@@ -75,6 +78,43 @@ class Outcome:
             found.setdefault((cell.arm, cell.depth), []).append(cell)
         ordered = sorted(found, key=lambda group: (arms.index(group[0]), group[1]))
         return {group: tuple(found[group]) for group in ordered}
+
+
+def read_outcome(directory: Path, warn: Warn = LOGGER.warning) -> Outcome:
+    """Reads a suite's results folder.
+
+    Args:
+        directory: the suite's own folder, such as ``results/quick``.
+        warn: is handed one line for each record that can't be used; its cell counts as missing.
+
+    Raises:
+        StoreError: there is no such folder, it is not that of a suite, or no cell has been run.
+    """
+    store = Store(directory, warn)
+    suite = store.suite() if directory.is_dir() else None
+    if suite is None:
+        raise StoreError(_no_results(directory))
+    results = store.results(suite.keys)
+    if not results:
+        raise StoreError(f"{directory} has no record of any of the {len(suite.keys)} cells of suite '{suite.name}'")
+    digests = sorted({result.machine for result in results.values() if result.machine})
+    machines = {digest: machine for digest in digests if (machine := store.machine(digest))}
+    return Outcome(suite.name, suite.description, suite.margins, suite.keys, suite.command, results, machines)
+
+
+def _no_results(directory: Path) -> str:
+    """Why a folder has no results to show, and which ones near it have."""
+    inside = _result_folders(directory)
+    if inside:
+        return f"{directory} has the results of several suites: name one of its folders ({', '.join(inside)})"
+    what = "is no suite's results folder: it has no usable suite.json" if directory.exists() else "does not exist"
+    beside = _result_folders(directory.parent)
+    allowed = f" (beside it: {', '.join(beside)})" if beside else ""
+    return f"results folder {directory} {what}{nearest(directory.name, beside)}{allowed}"
+
+
+def _result_folders(directory: Path) -> list[str]:
+    return sorted(path.parent.name for path in directory.glob("*/suite.json"))
 
 
 def _parts(key: str) -> tuple[str, int, int]:

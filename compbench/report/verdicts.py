@@ -102,7 +102,8 @@ def _compare(
     if _is_reference(known):
         return replace(empty, decision="reference")
     pairs = []
-    for result in ok_results(cells):
+    results = ok_results(cells)
+    for result in results:
         reference = references.get((result.cell.depth, _variant(result), result.cell.seed))
         if reference and reference.status == "ok" and _has(result, empty.metric) and _has(reference, empty.metric):
             pairs.append((result, reference))
@@ -111,6 +112,8 @@ def _compare(
     if unlike:
         note = f"initial weights or order of examples differ from the reference's for seed {', '.join(unlike)}"
         return replace(found, decision="not paired", note=note)
+    if results and not any(empty.metric in result.metrics for result in results):
+        return replace(found, note=f"there is no metric of this name (there are: {', '.join(results[0].metrics)})")
     if len(pairs) < FEWEST_PAIRS:
         return replace(found, note="fewer than three pairs")
     ours = np.array([result.metrics[empty.metric] for result, _ in pairs])

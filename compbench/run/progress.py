@@ -161,8 +161,9 @@ class LiveProgress(Progress):
         return Group(bar, slots)
 
 
-def make_progress(plan: Plan, stream: TextIO = sys.stdout) -> Progress:
-    """The display that suits ``stream``: live on a terminal, plain lines otherwise."""
+def make_progress(plan: Plan, stream: TextIO | None = None) -> Progress:
+    """The display that suits ``stream``, or standard output: live on a terminal, plain lines otherwise."""
+    stream = sys.stdout if stream is None else stream
     return LiveProgress(plan, stream) if Console(file=stream).is_terminal else Progress(plan, stream)
 
 

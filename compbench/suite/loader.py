@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from compbench.capture.settings import CaptureSettings
-from compbench.errors import CompbenchError, Problem, SuiteError, nearest, unknown
+from compbench.errors import CompbenchError, Problem, SettingsError, SuiteError, nearest, unknown
 from compbench.fields import FieldProblem, FieldsError, in_words
 from compbench.registry import Registry
 from compbench.suite.arms import Arm, arm_axis, read_arms
@@ -58,8 +58,7 @@ class _Head(BaseModel):
     @field_validator("device")
     @classmethod
     def _is_there(cls, device: str | None) -> str | None:
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        available = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+        available = available_devices()
         if device is not None and device not in available:
             raise ValueError(f"no such device here (available: {', '.join(available)})")
         return device
@@ -68,16 +67,26 @@ class _Head(BaseModel):
 _KEYS = (*_REQUIRED, "training", "measuring", "capture", *(key for key in _Head.model_fields if key != "name"))
 
 
-def load_suite(path_or_name: str | Path, registry: Registry) -> Suite:
+def available_devices() -> list[str]:
+    """The devices that a suite can name here."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+
+
+def load_suite(path_or_name: str | Path, registry: Registry, device: str | None = None) -> Suite:
     """Reads and checks a suite.
 
     Args:
         path_or_name: a YAML file, or the name of a shipped suite, such as ``quick``.
         registry: where strategies and workloads are looked up.
+        device: where to run instead of on the device that the file names.
 
     Raises:
+        SettingsError: ``device`` is not there.
         SuiteError: with every mistake of the file, or the one that it can't be read.
     """
+    if device is not None and device not in available_devices():
+        raise SettingsError(f"no device '{device}' here (available: {', '.join(available_devices())})")
     file = Path(path_or_name)
     shipped = shipped_suites()
     found: Path | Traversable = file
@@ -90,7 +99,7 @@ def load_suite(path_or_name: str | Path, registry: Registry) -> Suite:
     except UnicodeDecodeError as error:
         raise SuiteError([Problem(str(found), f"not UTF-8 text: byte {error.start} is {error.reason}")]) from error
     source = Source.parse(text, str(found))
-    return _Loader(source, registry).suite()
+    return _Loader(source, registry, device).suite()
 
 
 def shipped_suites() -> dict[str, Traversable]:
@@ -120,7 +129,8 @@ class _Axes:
 
 
 class _Loader:
-    def __init__(self, source: Source, registry: Registry) -> None:
+    def __init__(self, source: Source, registry: Registry, device: str | None) -> None:
+        self._device = device
         self._source = source
         self._registry = registry
         self._checker = Checker(source)
@@ -207,6 +217,8 @@ class _Loader:
             for key, value in self._data.items()
             if key in _Head.model_fields and (value is not None or key == "name")
         }
+        if self._device is not None:
+            given["device"] = self._device
         given.setdefault("name", "missing")  # which has been told already
         made = self._checker.attempt(choices([]), (), lambda choice: construct_at((), _Head, given, "", choice))
         return made[0][1] if made else _Head(name="wrong")

@@ -69,6 +69,12 @@ def test_four_sigma_clips_an_outlier_and_serves_the_rest_better() -> None:
     assert (by_sigma - X)[0, rest].norm() < 0.2 * (by_max - X)[0, rest].norm()
 
 
+def test_the_rest_of_a_line_is_a_group_of_its_own_size() -> None:
+    X = torch.ones(2, 33)
+    decoded = make(33, granularity="group", group_size=32, scale="sigma").encode(X).decode()
+    assert torch.allclose(decoded, X, rtol=1e-6)
+
+
 def test_error_on_gaussian_rows_is_that_of_the_paper() -> None:
     """Appendix A of the paper: a relative squared error of about 1.4e-4 by the maximum, at most 2.9e-4 by 4 sigma."""
     X = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))

@@ -75,6 +75,14 @@ def test_calibration_waits_for_a_step_with_directions(spoilt: float) -> None:
     assert codec.statistics()["calibrated"]
 
 
+def test_steps_that_did_not_reach_the_site_are_not_counted() -> None:
+    codec = make(rank=4, warmup=1)
+    codec.end_step()
+    codec.encode(activations(0))
+    codec.end_step()
+    assert not codec.statistics()["calibrated"]
+
+
 def test_a_discarded_step_does_not_calibrate_and_is_not_counted() -> None:
     codec = make(rank=4, warmup=1)
     for _ in range(3):

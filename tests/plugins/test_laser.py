@@ -261,6 +261,18 @@ def test_a_basis_per_call_takes_a_power_iteration_at_each_call() -> None:
         codec.end_step()
 
 
+@pytest.mark.parametrize("spoilt", [0.0, math.nan, math.inf])
+def test_a_basis_per_call_does_not_move_to_rows_without_directions(spoilt: float) -> None:
+    codec = make(basis="per_call")
+    first, second = stream(2)
+    codec.encode(torch.from_numpy(first[0]))
+    codec.end_step()
+    assert codec.Q is not None
+    before = codec.Q.clone()
+    codec.encode(torch.from_numpy(second[0]) * spoilt)
+    assert torch.equal(codec.Q, before)
+
+
 def test_power_iterations_converge_to_the_leading_directions() -> None:
     codec = make(fidelity=0.1)
     random = np.random.default_rng(0)

@@ -120,7 +120,9 @@ def test_exhausted_memory_is_told_from_other_failures(monkeypatch: pytest.Monkey
 
         return run
 
-    allocator = RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+    allocator = RuntimeError(
+        "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
+    )
     for error, status in [(MemoryError(), "oom"), (allocator, "oom"), (RuntimeError("out of memory"), "failed")]:
         monkeypatch.setattr(cell_module, "_run", raises(error))
         assert run_cell(cell(("none", {}))).status == status

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compbench.errors import SuiteError
+from compbench.errors import SettingsError, SuiteError
 from compbench.suite import load_suite, shipped_suites
 from tests.suite.conftest import SUITE, Bench
 
@@ -118,6 +118,7 @@ BAD = {
     "axis_scalar": (changed(8, "  depth: 4"), "8: axis 'depth' is 4 (allowed: a list such as [1, 2])"),
     "axis_empty": (changed(9, "  seed: []"), "9: axis 'seed' is an empty list (allowed: a list such as [1, 2])"),
     "seed_twice": (changed(9, "  seed: [0, 1,\n    0]"), "10: seed 0 is given twice"),
+    "seed_like_true": (changed(9, "  seed: [1, true]"), "9: seed is true (allowed: an integer >= 0)"),
     "seed_negative": (changed(9, "  seed: [-1]"), "9: seed is -1 (allowed: an integer >= 0)"),
     "seed_bool": (changed(9, "  seed: [true]"), "9: seed is true (allowed: an integer >= 0)"),
     "depth_zero": (changed(8, "  depth: [2, 0]"), "8: depth is 0 (allowed: an integer >= 1)"),
@@ -200,6 +201,11 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(bench: Bench) ->
     text = text.replace("  name: maze", "  name: maze\n  grid: 8") + "training: {step: 1, batch_size: 0}\nthreds: 2\n"
     lines = [int(found.partition(":")[0]) for found in problems(bench, text)]
     assert lines == [1, 4, 7, 9, 11, 11, 12]
+
+
+def test_a_mistake_at_a_value_of_an_axis_needs_no_combination(bench: Bench) -> None:
+    text = SUITE + "  hidden:\n  - 64\n  - 0\n  cycle: [1, 2]\n"
+    assert problems(bench, text) == ["12: workload 'maze': hidden is 0 (allowed: an integer >= 1)"]
 
 
 def test_a_mistake_that_every_combination_has_is_told_once(bench: Bench) -> None:
@@ -328,3 +334,13 @@ def test_the_shipped_suites_are_those_of_the_package() -> None:
 
     folder = Path(compbench_suites.__file__).parent
     assert list(shipped_suites()) == sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def test_a_device_that_is_asked_for_replaces_the_files_own(bench: Bench) -> None:
+    path = bench.folder / "elsewhere.yaml"
+    path.write_text(SUITE + "device: tpu\n")
+    with pytest.raises(SuiteError, match="no such device here"):
+        load_suite(path, bench.registry)
+    assert load_suite(path, bench.registry, device="cpu").device == "cpu"
+    with pytest.raises(SettingsError, match=r"no device 'cuda:99' here \(available: cpu"):
+        load_suite(path, bench.registry, device="cuda:99")
