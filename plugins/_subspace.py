@@ -76,7 +76,7 @@ def cross_product(X: Tensor, Z: Tensor) -> Tensor:
     """``X^T Z``, ``(D, k)``, in the dtype of bases."""
     wide = basis_dtype(X.dtype)
     if X.dtype == wide:
-        return X.T @ Z
+        return (Z.T @ X).T  # the narrow factor first: the faster order on CPU
     # The sum over rows would overflow fp16, their mean does not.
     return (X.T @ (Z / len(X))).to(wide) * len(X)
 

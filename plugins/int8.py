@@ -85,7 +85,8 @@ class Int8Codec(Codec):
         """The step between two codes, ``(lines, groups)``; NaN or infinite where an element is."""
         _, groups, size = blocks.shape
         dtype = torch.promote_types(blocks.dtype, torch.float32)
-        bound: Tensor = torch.linalg.vector_norm(blocks, ord=math.inf, dim=-1, dtype=dtype)
+        # The largest magnitude; vector_norm(ord=inf) gives the same and is many times slower on CPU.
+        bound = torch.maximum(blocks.amax(dim=-1), -blocks.amin(dim=-1)).to(dtype)
         if self.settings.scale == "sigma":
             starts = torch.arange(groups, device=blocks.device) * size
             elements = (line - starts).clamp(max=size)  # of each group, without padding

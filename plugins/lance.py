@@ -10,8 +10,8 @@ Source: LANCE (Apolinario and Roy, arXiv 2509.21617). It departs from the source
   ``X^T X`` alone.
 - Calibration is on the training steps themselves, over all calls of one step, ``warmup`` steps after the first; LANCE
   runs about a hundred forward passes beforehand, whose running mean is dominated by the first.
-- LANCE replaces the last few linear layers, and uses ``Z`` in their weight gradients. Here every activation is
-  encoded; where it is not the input of a linear layer its rows are rebuilt.
+- LANCE replaces the last few linear layers, and forms their weight gradients from ``Z``. Here every activation is
+  encoded, and its rows are rebuilt where the backward pass uses them.
 
 Until the calibration step has ended there is no basis, and rows are kept exactly as they are.
 """

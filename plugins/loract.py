@@ -12,7 +12,6 @@ thus:
 - Every activation is encoded where autograd saves it. LoRAct places itself around whole layers or norms, recomputes
   inside them, and decomposes in worker threads.
 - Columns are drawn from the site's own generator, on its device; LoRAct uses the global one, on the CPU.
-- The weight gradient of a linear layer is formed at rank ``k``; LoRAct rebuilds ``X``.
 """
 
 from __future__ import annotations

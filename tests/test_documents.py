@@ -53,6 +53,6 @@ def test_the_quick_suite_has_every_shipped_strategy() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page: Path) -> None:
     named = set(re.findall(r"\]\(([^)#:]+)\)", page.read_text()))
-    named |= {n for n in re.findall(r"`((?:docs|suites|results|plugins|tests|compbench)/[\w./-]+)`", page.read_text())}
+    named |= set(re.findall(r"`((?:docs|suites|results|plugins|tests|compbench)/[\w./-]+)`", page.read_text()))
     for name in named:
         assert (page.parent / name).exists() or (ROOT / name).exists(), f"{page.name} names {name}"

@@ -41,6 +41,7 @@ class RecomputedAttention(torch.autograd.Function):
         needed = [position for position in range(3) if ctx.needs_input_grad[position]]
         if not again:
             inputs = [x.detach().requires_grad_(i in needed) for i, x in enumerate(inputs)]
+        q, k, v = inputs
         device = query.device.type
         # The operands were cast when they were saved; hooks that keep everything stand in front of the session's.
         with (
@@ -48,7 +49,7 @@ class RecomputedAttention(torch.autograd.Function):
             torch.autocast(device, enabled=False),
             saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
         ):
-            output = F.scaled_dot_product_attention(*inputs, mask, **ctx.options)
+            output = F.scaled_dot_product_attention(q, k, v, mask, **ctx.options)
             found = torch.autograd.grad(output, [inputs[i] for i in needed], grad_outputs, create_graph=again)
         gradients: list[Tensor | None] = [None] * 5
         for position, gradient in zip(needed, found, strict=True):

@@ -250,7 +250,6 @@ class Scheduler:
             if running.deadline > now:
                 continue
             if running.stopping:
-                running.signal(signal.SIGKILL)
                 running.deadline = float("inf")
             else:
                 running.timed_out = True

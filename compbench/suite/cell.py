@@ -67,7 +67,7 @@ class Cell(BaseModel):
 
     @property
     def label(self) -> str:
-        """The arm with the values of further matrix axes, such as ``laser hidden=128``: what a table's row is called."""
+        """What a table's row is called: the arm, and values of further matrix axes, such as ``laser hidden=128``."""
         return " ".join([self.arm, *(f"{axis}={value}" for axis, value in self.variant.items())])
 
     @property

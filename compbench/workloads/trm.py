@@ -13,7 +13,7 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPSILON = 1e-5

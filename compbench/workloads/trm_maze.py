@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its usual name)
+import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 

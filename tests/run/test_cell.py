@@ -68,7 +68,7 @@ def test_int8_saves_73_to_75_percent_of_the_fp32_bytes_that_it_compresses() -> N
 
 
 def test_laser_at_the_rank_of_the_input_space_is_exact_to_rounding() -> None:
-    # A bias-free image of a 64-wide input has rank 64 at most, however wide it is: at rank 64 nothing is lost there. The
+    # A bias-free image of a 64-wide input has rank 64 at most, however wide it is: at rank 64 nothing is lost. The
     # 64-wide sites, where a basis of rank 64 would save nothing, stay raw, and so must those that are no such images.
     workload = TRMMaze(**WORKLOAD).at_depth(3)
     model = workload.build(generator(1, "initialisation")).double()

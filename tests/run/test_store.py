@@ -197,7 +197,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
     try:
         writer.stdout.readline()
         while not path.exists():
-            pass
+            assert writer.poll() is None
         seen = {path.read_text() for _ in range(300)}
     finally:
         writer.kill()

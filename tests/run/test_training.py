@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -49,7 +50,7 @@ def test_learning_rate_warms_up_linearly_and_falls_as_a_cosine_to_zero() -> None
     assert factors[10] == 1
     assert factors[60] == pytest.approx(0.5)
     assert factors[110] == pytest.approx(0)
-    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(factors[10:]))
 
 
 def run(strategy: object, steps: int = 20, precision: str = "fp32") -> tuple[list[float], str, torch.Tensor]:
