@@ -250,6 +250,7 @@ class Scheduler:
             if running.deadline > now:
                 continue
             if running.stopping:
+                running.signal(signal.SIGKILL)
                 running.deadline = float("inf")
             else:
                 running.timed_out = True
