@@ -17,7 +17,7 @@ from compbench.report.summary import write_results
 from compbench.run.progress import describe, make_progress
 from compbench.run.runner import RunOptions, RunOutcome, SuiteRunner
 from compbench.run.selection import Rerun
-from compbench.suite import Suite, load_suite
+from compbench.suite import load_suite
 
 HELP = """
 Runs a suite and prints its table.
@@ -86,7 +86,7 @@ def run(
         command=command_line(suite, jobs, only or (), plugins_dir, device, timeout),
     )
     outcome = SuiteRunner(loaded, registry, options, make_progress, _warn).run()
-    _conclude(outcome, loaded, registry)
+    _conclude(outcome, loaded.name, registry)
     raise typer.Exit(outcome.exit_status)
 
 
@@ -109,7 +109,7 @@ def command_line(
     return shlex.join(words)
 
 
-def _conclude(outcome: RunOutcome, suite: Suite, registry: Registry) -> None:
+def _conclude(outcome: RunOutcome, suite: str, registry: Registry) -> None:
     if outcome.stopped_by is not None:
         left = len(outcome.selected) - len(outcome.results)
         name = signal.Signals(outcome.stopped_by).name
@@ -118,10 +118,10 @@ def _conclude(outcome: RunOutcome, suite: Suite, registry: Registry) -> None:
             f"the same command goes on with the other {left}"
         )
     elif not outcome.ran:
-        print(f"{suite.name}: nothing to do, all {len(outcome.selected)} cells are in {outcome.directory}")
+        print(f"{suite}: nothing to do, all {len(outcome.selected)} cells are in {outcome.directory}")
     if outcome.results:
         print()
-        print(write_results(outcome.directory, suite, outcome.command).rstrip("\n"), flush=True)
+        print(write_results(outcome.directory, _warn).rstrip("\n"), flush=True)
     _print_failures(outcome)
     problems = registry.observe("compbench_suite_finished", directory=str(outcome.directory), statuses=outcome.statuses)
     for problem in problems:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from compbench.errors import PluginError, one_line
+from compbench.records import Reporter
 from compbench.report.outcome import Outcome
-from compbench.report.rows import Row, Sample, as_csv, make_rows
+from compbench.report.rows import Row, Sample, as_csv, make_rows, ok_results
 from compbench.report.verdicts import REFERENCE, Decision, Verdict, judge
 
 FORMATS = ("github", "latex_booktabs", "html", "csv")
@@ -22,7 +24,6 @@ RATES = ("token_accuracy", "solved")
 NOT_AVAILABLE = "-"
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
-_ROW_COLUMNS = 11
 _LARGEST_QUIET_SPREAD = 0.01
 
 _DECISIONS: dict[Decision, str] = {
@@ -41,7 +42,7 @@ class Table:
     Attributes:
         headers: names of the columns.
         cells: one list of strings a row, as long as ``headers``.
-        left: how many of the first columns are words, set flush left; a column named in ``words`` is one too.
+        words: the columns that hold words and are set flush left; numbers are set flush right.
         sentences: what stands under it.
     """
 
@@ -80,6 +81,21 @@ def results_table(outcome: Outcome) -> Table:
     found = [verdict for metric in verdicts for verdict in verdicts[metric]]
     sentences = [*_legend(metrics, divisor, unit), *_verdict_legend(outcome, found), *_remarks(rows, shown)]
     return Table(headers, cells, ("arm", "status", "peak phase", *judged), sentences)
+
+
+def render_with(reporter: Reporter, outcome: Outcome) -> str:
+    """The rows of a suite's results as a plugin's format has them.
+
+    Raises:
+        PluginError: the reporter raises, or returns something other than text.
+    """
+    try:
+        text = reporter.render([row.record() for row in make_rows(outcome)])
+    except Exception as error:
+        raise PluginError(f"reporter '{reporter.name}' raised {one_line(error)}") from error
+    if not isinstance(text, str):
+        raise PluginError(f"reporter '{reporter.name}' returned {type(text).__name__} (allowed: str)")
+    return text
 
 
 def as_text(table: Table, layout: str) -> str:
@@ -225,7 +241,7 @@ def _remarks(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
     """What a reader might be misled by if it went unsaid."""
     remarks = []
     for row in shown:
-        sizes = [cell.result.memory.saved_bytes for cell in row.cells if cell.result and cell.result.memory]
+        sizes = [result.memory.saved_bytes for result in ok_results(row.cells) if result.memory]
         if row.saved_bytes and max(sizes) - min(sizes) > _LARGEST_QUIET_SPREAD * row.saved_bytes:
             spread = f"from {min(sizes):,} to {max(sizes):,} bytes"
             remarks.append(f"{row.arm} at depth {row.depth}: saved bytes differ over seeds, {spread}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +51,7 @@ class Verdict:
 
 
 def judge(outcome: Outcome, metric: str, margin: float) -> list[Verdict]:
-    """The verdicts on one metric, in the order of the table's rows.
+    """The verdicts on one metric, in the order of the table's rows; none for what has not been run at all.
 
     The family of Holm's adjustment is every arm and depth of the suite that could be tested.
 
@@ -64,6 +63,8 @@ def judge(outcome: Outcome, metric: str, margin: float) -> list[Verdict]:
     references = _references(outcome)
     verdicts, failed = [], []
     for (arm, depth), cells in outcome.groups.items():
+        if not any(cell.result for cell in cells):
+            continue
         verdicts.append(_compare(Verdict(metric, margin, arm, depth, "not tested"), cells, references))
         failed.append(sum(cell.status not in _UNFINISHED for cell in cells))
     tested = [(index, verdict.test) for index, verdict in enumerate(verdicts) if verdict.test]
@@ -79,16 +80,18 @@ def _is_reference(result: CellResult) -> bool:
     return [plugin.name for plugin in result.cell.strategy] == [REFERENCE]
 
 
-def _variant(result: CellResult) -> str:
-    return json.dumps(result.cell.variant, sort_keys=True)
+def _task(result: CellResult) -> tuple[int, str, int]:
+    """What a pair has in common: depth, workload and training, and seed. Axes of the strategy alone are not in it."""
+    cell = result.cell
+    return cell.depth, f"{cell.workload.model_dump_json()} {cell.training.model_dump_json()}", cell.seed
 
 
 def _references(outcome: Outcome) -> dict[tuple[int, str, int], CellResult]:
-    """Records of the reference by depth, variant and seed. Of several such arms the suite's first one counts."""
+    """Records of the reference by task. Of several such arms the suite's first one counts."""
     found: dict[tuple[int, str, int], CellResult] = {}
     for cell in outcome.cells:
         if cell.result and _is_reference(cell.result):
-            found.setdefault((cell.depth, _variant(cell.result), cell.seed), cell.result)
+            found.setdefault(_task(cell.result), cell.result)
     return found
 
 
@@ -96,15 +99,12 @@ def _compare(
     empty: Verdict, cells: Sequence[PlannedCell], references: dict[tuple[int, str, int], CellResult]
 ) -> Verdict:
     """The verdict as far as one arm and depth alone decides it."""
-    known = next((cell.result for cell in cells if cell.result), None)
-    if known is None:
-        return replace(empty, dropped=len(cells), note="no cell has been run")
-    if _is_reference(known):
+    if any(cell.result and _is_reference(cell.result) for cell in cells):
         return replace(empty, decision="reference")
     pairs = []
     results = ok_results(cells)
     for result in results:
-        reference = references.get((result.cell.depth, _variant(result), result.cell.seed))
+        reference = references.get(_task(result))
         if reference and reference.status == "ok" and _has(result, empty.metric) and _has(reference, empty.metric):
             pairs.append((result, reference))
     found = replace(empty, pairs=len(pairs), dropped=len(cells) - len(pairs))

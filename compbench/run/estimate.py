@@ -28,7 +28,7 @@ class Estimator:
         """Takes a cell that has ended into account."""
         cell, seconds = result.cell, result.seconds
         self._like.setdefault((cell.label, cell.depth), []).append(seconds)
-        if True:  # One that failed early says nothing of other arms.
+        if result.status == "ok":  # One that failed early says nothing of other arms.
             self._depth.setdefault(cell.depth, []).append(seconds)
             self._call.append(seconds / cell.depth)
 

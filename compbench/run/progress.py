@@ -139,6 +139,7 @@ class LiveProgress(Progress):
     def say(self, line: str, style: str = "") -> None:
         """Prints a line above the display."""
         self._console.print(Text(line, style=style), soft_wrap=True)
+        self._live.refresh()
 
     def display(self) -> Group:
         """The bar, and a line for each slot that is busy."""

@@ -50,7 +50,6 @@ class RunOutcome:
         selected: The cells that were asked for.
         results: Those of them that have a record, by key.
         ran: How many ended in this run.
-        command: The command that made the latest results.
         stopped_by: The signal that interrupted it, if one has.
     """
 
@@ -58,7 +57,6 @@ class RunOutcome:
     selected: Sequence[Cell]
     results: Mapping[str, CellResult]
     ran: int
-    command: str
     stopped_by: int | None = None
 
     @property
@@ -124,7 +122,7 @@ class SuiteRunner:
         with store.lock():
             results = store.results(cell.key for cell in cells)
             pending = to_run(selected, results, self.options.rerun)
-            command = self._describe_suite(store, cells, device, any_run=bool(pending))
+            self._describe_suite(store, cells, device, any_run=bool(pending))
             stopped_by = None
             if pending:
                 machine = store.save_machine(describe_machine())
@@ -133,7 +131,7 @@ class SuiteRunner:
                 with self.show(plan) as progress:
                     stopped_by = self._run_cells(plan, store, machine, progress, results)
         kept = {cell.key: results[cell.key] for cell in selected if cell.key in results}
-        return RunOutcome(store.directory, selected, kept, self._ran, command, stopped_by)
+        return RunOutcome(store.directory, selected, kept, self._ran, stopped_by)
 
     def _run_cells(
         self, plan: Plan, store: Store, machine: str, progress: Progress, results: dict[str, CellResult]
@@ -173,8 +171,8 @@ class SuiteRunner:
                             keep(result)
             return scheduler.stopped_by
 
-    def _describe_suite(self, store: Store, cells: Sequence[Cell], device: str, any_run: bool) -> str:
-        """Keeps what the table is made of, and returns the command, which only changes when it makes results."""
+    def _describe_suite(self, store: Store, cells: Sequence[Cell], device: str, any_run: bool) -> None:
+        """Keeps what the table is made of; the command only changes when it makes results."""
         earlier = store.suite()
         command = self.options.command if any_run or earlier is None else earlier.command
         record = SuiteRecord(
@@ -187,7 +185,6 @@ class SuiteRunner:
         )
         if record != earlier:
             store.save_suite(record)
-        return command
 
     def _observe(self, hook: str, **arguments: object) -> None:
         for problem in self.registry.observe(hook, **arguments):

@@ -273,7 +273,6 @@ class Scheduler:
         running.signal(signal.SIGKILL)
         exit_status = running.process.wait()
         self._free.append(running.slot)
-        killed = exit_status == -signal.SIGKILL and not running.stopping
         return Ended(
             cell=running.cell,
             slot=running.slot,
@@ -283,7 +282,7 @@ class Scheduler:
             seconds=time.monotonic() - running.started,
             timed_out=running.timed_out,
             interrupted=running.interrupted,
-            oom_killed=killed and kill_count() > running.oom_kills,
+            oom_killed=exit_status == -signal.SIGKILL and kill_count() > running.oom_kills,
         )
 
 

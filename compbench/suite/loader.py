@@ -123,8 +123,7 @@ def _missing(file: Path, shipped: Mapping[str, Traversable]) -> NoReturn:
 class _Axes:
     """The further axes by what they set."""
 
-    workload: list[Axis] = field(default_factory=list)
-    training: list[Axis] = field(default_factory=list)
+    sections: dict[str, list[Axis]] = field(default_factory=lambda: defaultdict(list))
     arms: dict[str, list[Axis]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -148,8 +147,8 @@ class _Loader:
         matrix = self._matrix() if "matrix" in self._data else {}
         record = self._workload_record() if "workload" in self._data else None
         axes = self._axes(matrix, arms, record)
-        workloads = self._workloads(record, axes.workload, matrix) if record else []
-        trainings = self._sections("training", Training, axes.training)
+        workloads = self._workloads(record, axes.sections["workload"], matrix) if record else []
+        trainings = self._sections("training", Training, axes.sections["training"])
         strategies = {
             arm.name: self._checker.attempt(
                 choices(axes.arms[arm.name]), ("arms", arm.name), partial(arm.make, self._registry)
@@ -157,7 +156,7 @@ class _Loader:
             for arm in arms
         }
         measurings = self._sections("measuring", Measuring, [])
-        captures = self._sections("capture", CaptureSettings, [])
+        captures = self._sections("capture", CaptureSettings, axes.sections["capture"])
         if self._data.get("margins") and "none" not in self._arm_names():
             self._checker.add(("margins",), "margins are judged against an arm named 'none', and there is none")
         problems = self._checker.problems()
@@ -166,15 +165,17 @@ class _Loader:
         variants = tuple(
             Variant(
                 arm=arm.name,
-                values=dict(sorted({**first.values, **second.values, **third.values}.items())),
+                values=dict(sorted({**first.values, **second.values, **third.values, **fourth.values}.items())),
                 workload=workload,
                 strategy=strategy,
                 training=training,
+                capture=capture,
             )
             for first, (_, workload) in workloads
             for second, training in trainings
+            for third, capture in captures
             for arm in arms
-            for third, (_, strategy) in strategies[arm.name]
+            for fourth, (_, strategy) in strategies[arm.name]
         )
         return Suite(
             name=head.name,
@@ -305,26 +306,28 @@ class _Loader:
     def _axes(self, matrix: Mapping[str, list[Any]], arms: list[Arm], record: type[Workload] | None) -> _Axes:
         axes = _Axes()
         readable = {arm.name for arm in arms}
-        of_workload = set(record.model_fields) if record else set()
-        of_training = set(Training.model_fields)
+        fields = {
+            "workload": set(record.model_fields) if record else set(),
+            "training": set(Training.model_fields),
+            "capture": set(CaptureSettings.model_fields),
+        }
         for name, values in matrix.items():
             if name in _SMALLEST:
                 continue
             axis = Axis(name, name, tuple(values))
             arm = name.partition(".")[0]
+            owners = [section for section in fields if name in fields[section]]
             if "." in name:
                 found = None if arm in set(self._arm_names()) - readable else arm_axis(name, arms, self._checker)
                 if found is not None:
                     axes.arms[found.arm].append(Axis(name, found.field, tuple(values), found.member))
-            elif name in of_workload and name in of_training:
-                message = f"axis '{name}' is a field of the workload and of training (allowed: a field of one of them)"
+            elif len(owners) > 1:
+                message = f"axis '{name}' is a field of {' and of '.join(owners)} (allowed: a field of one of them)"
                 self._checker.add(("matrix", name), message)
-            elif name in of_workload:
-                axes.workload.append(axis)
-            elif name in of_training:
-                axes.training.append(axis)
+            elif owners:
+                axes.sections[owners[0]].append(axis)
             elif record is not None:
-                message = unknown("axis", name, {*_SMALLEST, *of_workload, *of_training})
+                message = unknown("axis", name, {*_SMALLEST, *set().union(*fields.values())})
                 self._checker.add(("matrix", name), f"{message}, or ARM.FIELD for a field of one arm")
         return axes
 

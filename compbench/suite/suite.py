@@ -22,6 +22,7 @@ class Variant:
     workload: PluginReference
     strategy: tuple[PluginReference, ...]
     training: Training
+    capture: CaptureSettings
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Suite:
         variants: arms with the values of further axes, those of one choice of the workload side by side.
         training: how the first variant is trained.
         measuring: the passes beside the training.
-        capture: what sessions compress.
+        capture: what sessions compress in the first variant.
         margins: the largest acceptable loss, by metric.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: threads that a cell may use; None leaves it to the runner.
@@ -82,7 +83,7 @@ class Suite:
                 variant=dict(variant.values),
                 training=variant.training,
                 measuring=self.measuring,
-                capture=self.capture,
+                capture=variant.capture,
                 device=self.device,
                 plugins_dir=plugins_dir,
             )

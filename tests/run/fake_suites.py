@@ -24,7 +24,14 @@ def make_cell(does="ok", arm="laser", depth=4, seed=0, **fields) -> Cell:
 
 def make_suite(*does, arms=("laser",), depths=(4,), seeds=(0,), **fields) -> Suite:
     variants = tuple(
-        Variant(arm, {"does": deed}, PluginReference(name="echo"), (PluginReference(name=arm),), Training())
+        Variant(
+            arm=arm,
+            values={"does": deed},
+            workload=PluginReference(name="echo"),
+            strategy=(PluginReference(name=arm),),
+            training=Training(),
+            capture=CaptureSettings(),
+        )
         for deed in does
         for arm in arms
     )

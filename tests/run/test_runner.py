@@ -80,7 +80,7 @@ def test_a_second_run_has_nothing_to_do_and_starts_nothing(runs):
     assert (first.ran, second.ran) == (2, 0)
     assert runs.printed == ""
     assert second.exit_status == 0
-    assert second.command == runs.store.suite().command == "compbench run fake"
+    assert runs.store.suite().command == "compbench run fake"
 
 
 def test_a_run_does_only_what_is_missing(runs):
@@ -218,9 +218,10 @@ def process(tmp_path):
         one.wait()
 
 
-def wait_for(condition, seconds=20.0):
+def wait_for(condition, run, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not condition():
+        assert run.poll() is None, run.communicate()
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.02)
 
@@ -232,7 +233,7 @@ def pids_of_run(tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupted_run_keeps_what_is_finished_and_goes_on_later(process, tmp_path, number, status):
     run = process("ok", "hangs", "hangs_with_child", "slow")
-    wait_for(lambda: len(pids_of_run(tmp_path)) == 3)
+    wait_for(lambda: len(pids_of_run(tmp_path)) == 3, run)
     run.send_signal(number)
     output, _ = run.communicate(timeout=10)
     assert run.returncode == status, output
@@ -246,7 +247,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on_later(process, tm
 
 def test_a_second_signal_kills_at_once(process, tmp_path):
     run = process("ignores_sigterm", grace=60.0)
-    wait_for(lambda: len(pids_of_run(tmp_path)) == 1)
+    wait_for(lambda: len(pids_of_run(tmp_path)) == 1, run)
     run.send_signal(signal.SIGINT)
     time.sleep(0.3)
     assert run.poll() is None
@@ -257,8 +258,8 @@ def test_a_second_signal_kills_at_once(process, tmp_path):
 
 
 def test_two_runs_of_a_suite_dont_meet_in_one_folder(process, tmp_path):
-    process("hangs")
-    wait_for(lambda: len(pids_of_run(tmp_path)) == 1)
+    run = process("hangs")
+    wait_for(lambda: len(pids_of_run(tmp_path)) == 1, run)
     with pytest.raises(StoreError, match="in use by another run"):
         Runs(tmp_path).run(make_suite("ok"))
     for pid in pids_of_run(tmp_path):

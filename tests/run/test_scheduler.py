@@ -176,10 +176,11 @@ def test_sigkill_while_the_oom_killer_was_at_work_is_oom(bench, monkeypatch):
     assert (result.status, result.reason) == ("oom", "killed by the kernel's out-of-memory killer")
 
 
-def test_being_stopped_for_time_is_not_oom(bench, monkeypatch):
+@pytest.mark.parametrize(("does", "status"), [("ignores_sigterm", "timeout"), ("segfaults", "crashed")])
+def test_another_end_while_the_oom_killer_was_at_work_is_not_oom(bench, monkeypatch, does, status):
     kills = iter(range(10))
     monkeypatch.setattr("compbench.run.scheduler.kill_count", lambda: next(kills))
-    assert bench.result("ignores_sigterm", timeout=0.4, grace=0.1).status == "timeout"
+    assert bench.result(does, timeout=1.5, grace=0.1).status == status
 
 
 def test_leaving_early_ends_every_process(bench):

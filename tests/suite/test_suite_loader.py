@@ -131,11 +131,11 @@ BAD = {
     "depth_raises": (changed(8, "  depth:\n  - 4\n  - 13"), "10: workload 'maze' at depth 13: KeyError: 'thirteen'"),
     "axis_unknown": (
         SUITE + "  hiden: [1]\n",
-        "10: unknown axis 'hiden'; did you mean 'hidden'? (allowed: batch_size, ",
+        "10: unknown axis 'hiden'; did you mean 'hidden'? (allowed: attention, batch_size, ",
     ),
     "axis_ambiguous": (
         SUITE + "  steps: [1]\n",
-        "10: axis 'steps' is a field of the workload and of training (allowed: ",
+        "10: axis 'steps' is a field of workload and of training (allowed: a field of one",
     ),
     "axis_value": (SUITE + "  hidden:\n  - 64\n  - 0\n", "12: workload 'maze': hidden is 0 (allowed: an integer >= 1)"),
     "axis_combination": (
@@ -295,6 +295,15 @@ def test_everything_of_a_suite_arrives(bench: Bench) -> None:
     assert (suite.device, suite.threads, suite.timeout_seconds) == ("cpu", 2, 3600.0)
     assert suite.path == str(bench.folder / "suite.yaml")
     assert suite.matrix == {"depth": [2, 4], "seed": [0, 1]}
+
+
+def test_capture_settings_can_be_an_axis(bench: Bench) -> None:
+    suite = bench.load(SUITE + "  attention: [raw, recompute]\ncapture: {minimum_elements: 2}\n")
+    found = {(c.variant["attention"], c.capture.attention, c.capture.minimum_elements) for c in suite.cells(bench.registry)}
+    assert found == {("raw", "raw", 2), ("recompute", "recompute", 2)}
+    text = SUITE + "  attention: [raw, exact]\n"
+    (problem,) = problems(bench, text)
+    assert problem.startswith("10: capture: attention is 'exact' (allowed: 'recompute', 'raw' or 'literal')")
 
 
 def test_a_missing_file_names_the_shipped_suites(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

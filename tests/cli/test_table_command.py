@@ -1,0 +1,92 @@
+"""``compbench table`` as its user sees it."""
+
+import csv
+import io
+import sys
+
+import pytest
+
+from compbench.cli import main
+from tests.report.made_up import outcome, result, scores, write
+
+PLUGIN = """
+import compbench
+
+@compbench.hookimpl
+def compbench_reporters():
+    return [compbench.Reporter(name="lines", render=lambda rows: "\\n".join(row["arm"] for row in rows))]
+"""
+
+
+@pytest.fixture
+def compbench(tmp_path, monkeypatch, capsys):
+    """Runs a command line in a folder with results; gives its exit status, output and errors."""
+    write(tmp_path / "results", outcome(scores("none", [0.5, 0.6]) + scores("laser", [0.5, 0.7])))
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments):
+        monkeypatch.setattr(sys, "argv", ["compbench", "table", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    ("layout", "start"),
+    [("github", "| arm"), ("latex_booktabs", r"\begin{tabular}"), ("html", "<table>"), ("csv", "arm,depth,status,")],
+)
+def test_each_format_is_printed(compbench, layout, start):
+    status, out, err = compbench("results/made_up", "--format", layout)
+    assert (status, err) == (0, "")
+    assert out.startswith(start)
+    assert out.endswith("\n")
+    assert not out.endswith("\n\n")
+    assert "laser" in out
+
+
+def test_the_default_is_the_table_for_people(compbench):
+    assert compbench("results/made_up")[1] == compbench("results/made_up", "--format", "github")[1]
+
+
+def test_output_goes_to_a_file_instead(compbench, tmp_path):
+    _, printed, _ = compbench("results/made_up", "--format", "csv")
+    assert compbench("results/made_up", "--format", "csv", "--output", "table.csv") == (0, "", "")
+    assert (tmp_path / "table.csv").read_text() == printed
+    assert len(list(csv.DictReader(io.StringIO(printed)))) == 2
+
+
+def test_a_reporter_of_a_plugin_is_a_format(compbench, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "lines.py").write_text(PLUGIN)
+    assert compbench("results/made_up", "--format", "lines", "--plugins-dir", "own")[:2] == (0, "none\nlaser\n")
+
+
+def test_an_unknown_format_names_the_nearest_and_those_that_there_are(compbench):
+    status, out, err = compbench("results/made_up", "--format", "gitbub")
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: unknown format 'gitbub'; did you mean 'github'? (allowed: csv, github, html, latex_booktabs)\n"
+    )
+
+
+def test_a_missing_folder_names_the_nearest(compbench):
+    status, out, err = compbench("results/madeup")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: results folder results/madeup does not exist; did you mean 'made_up'?")
+
+
+def test_a_file_that_cannot_be_written_is_one_message(compbench):
+    status, _, err = compbench("results/made_up", "--output", "nowhere/table.md")
+    assert (status, err) == (2, "error: can't write nowhere/table.md: No such file or directory\n")
+
+
+def test_a_record_that_cannot_be_used_is_told_apart_from_the_table(compbench, tmp_path):
+    folder = tmp_path / "results" / "made_up"
+    (folder / "cells" / f"{result('laser', metrics={'solved': 0.5}).key}.json").write_text("{")
+    status, out, err = compbench("results/made_up")
+    assert status == 0
+    assert err.startswith("warning: ")
+    assert "ok 1, missing 1" in out

@@ -1,0 +1,173 @@
+"""The page of a results folder: everything needed to believe the table, and nothing of the machine's owner."""
+
+import dataclasses
+import re
+import shutil
+
+import pytest
+
+from compbench.errors import StoreError
+from compbench.report.outcome import read_outcome
+from compbench.report.rows import as_csv, make_rows
+from compbench.report.summary import readme, without_folders, write_results
+from compbench.report.tables import render
+from compbench.suite.cell import PluginReference, Training
+from tests.report.made_up import MACHINE, cell, outcome, result, scores, write
+
+GOOD = [0.80, 0.82, 0.84, 0.81, 0.83]
+
+
+def made_up():
+    results = scores("none", GOOD) + scores("laser", [0.80, 0.83, 0.82, 0.83, 0.81])
+    results.append(
+        result("int8", seed=0, status="failed", reason="ValueError: no rows in /home/somebody/plugins/mine.py")
+    )
+    results.append(
+        result("int8", seed=1, status="failed", reason="ValueError: no rows in /home/somebody/plugins/mine.py")
+    )
+    command = "compbench run /home/somebody/suites/made_up.yaml --only depth=4"
+    return outcome(results, margins={"solved": 0.005}, command=command)
+
+
+def test_the_folder_gets_a_page_and_a_csv_and_the_terminal_the_table(tmp_path):
+    folder, _ = write(tmp_path, made_up())
+    text = write_results(folder)
+    read = read_outcome(folder)
+    assert text == render(read, "github")
+    assert (folder / "table.csv").read_text() == as_csv(make_rows(read)) == as_csv(make_rows(made_up()))
+    assert (folder / "README.md").read_text() == readme(read)
+
+
+def test_made_again_from_the_same_store_the_files_are_the_same_bytes(tmp_path):
+    folder, _ = write(tmp_path, made_up())
+    write_results(folder)
+    first = [(folder / name).read_bytes() for name in ("README.md", "table.csv")]
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder, moved)
+    for name in ("README.md", "table.csv"):
+        (moved / name).unlink()
+    write_results(moved)
+    assert [(moved / name).read_bytes() for name in ("README.md", "table.csv")] == first
+
+
+def test_the_page_says_what_a_reader_needs_to_believe_it():
+    page = readme(made_up())
+    assert page.startswith("# made_up\n\nNobody ran this.\n\n| arm")
+    for needed in (
+        "compbench run made_up.yaml --only depth=4",
+        "`compbench table results/made_up --format github`",
+        "Imaginary 9000, 2 cores, 8.0 GB",
+        "torch 2.13.0, compbench 0.1.0",
+        "- cells: 12 in the suite, 12 run, 10 ok",
+        "- seeds: 0, 1, 2, 3, 4",
+        "- made: 2026-01-01 to 2026-01-05 (UTC)",
+        "- durations of the cells: 6.0 minutes in all",
+        "- workload: trm_maze, hidden 64",
+        "steps 20, batch_size 64",
+        "  - laser: laser",
+        "saved: what is held for the backward pass",
+    ):
+        assert needed in page, needed
+
+
+def test_the_page_names_no_folder_of_the_machine():
+    page = readme(made_up())
+    assert not re.search(r"(?<![\w.])/\w+/", page)
+    assert "ValueError: no rows in mine.py" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("can't read /home/a/b.c/d-e.py:12", "can't read d-e.py:12"),
+        ("'/tmp/x/y'", "'y'"),
+        ("--plugins-dir=/srv/own/plugins", "--plugins-dir=plugins"),
+        ("and/or 1/2 suites/quick.yaml ./a/b ../c/d", "and/or 1/2 suites/quick.yaml ./a/b ../c/d"),
+        ("see https://example.org/a/b", "see https://example.org/a/b"),
+    ],
+)
+def test_only_absolute_paths_are_cut(text, expected):
+    assert without_folders(text) == expected
+
+
+def test_failures_are_grouped_by_reason():
+    page = readme(made_up())
+    section = page[page.index("## Not ok") : page.index("## How")]
+    assert section.strip().splitlines()[2:] == [
+        "- failed: ValueError: no rows in mine.py",
+        "  - int8, depth 4, seed 0, 1",
+    ]
+    assert "## Not ok" not in readme(outcome(scores("none", GOOD)))
+
+
+def test_verdicts_come_with_their_numbers_and_the_seeds_that_would_settle_them():
+    page = readme(made_up())
+    assert "### solved, margin 0.50 points" in page
+    (row,) = re.findall(r"^\| laser +\| +4 \| inconclusive.*$", page, re.MULTILINE)
+    assert "| 3/5 |" in re.sub(r" +", " ", row)
+    assert "(0.0312)" in row  # one in 2 ** 5
+    assert re.search(r"- laser at depth 4, inconclusive: \d+ seeds would show non-inferiority", page)
+    assert "paired by seed" not in readme(dataclasses.replace(made_up(), margins={}))
+
+
+def test_settings_that_differ_between_cells_are_not_given_as_shared():
+    results = [result(variant={"steps": steps}, training=Training(steps=steps)) for steps in (20, 40)]
+    settings = readme(outcome(results)).partition("## Settings")[2]
+    assert "steps 20" not in settings.partition("- arms")[0].replace("warmup_steps", "")
+    assert "batch_size 64" in settings
+
+
+def test_strategies_are_shown_with_their_fields():
+    made = result("both", strategy=("laser", "int8"))
+    parts = (PluginReference(name="laser", fields={"rank": 16}), PluginReference(name="int8"))
+    made = made.model_copy(update={"cell": made.cell.model_copy(update={"strategy": parts})})
+    assert "  - both: laser (rank 16), then int8" in readme(outcome([made]))
+
+
+def test_cells_of_two_machines_are_told_apart():
+    other = MACHINE.model_copy(update={"cpu": "Other 1"})
+    results = [result(seed=0), result(seed=1, machine=other.hash), result(seed=2, machine="gone")]
+    page = readme(outcome(results, machines={MACHINE.hash: MACHINE, other.hash: other}))
+    for line in ("of 1 cells: Imaginary 9000", "of 1 cells: Other 1", "of 1 cells: not described in this folder"):
+        assert f"- machine {line}" in page
+
+
+def test_a_record_that_cannot_be_used_is_warned_of_and_counts_as_missing(tmp_path):
+    made = outcome([result(seed=0), result(seed=1)])
+    folder, _ = write(tmp_path, made)
+    (folder / "cells" / f"{made.keys[1]}.json").write_text("{")
+    warnings = []
+    text = write_results(folder, warnings.append)
+    assert len(warnings) == 1
+    assert "ok 1, missing 1" in text
+
+
+def test_a_folder_that_does_not_exist_names_the_nearest(tmp_path):
+    write(tmp_path, made_up())
+    with pytest.raises(StoreError, match=r"made_upp does not exist; did you mean 'made_up'\? \(beside it: made_up\)"):
+        read_outcome(tmp_path / "made_upp")
+
+
+def test_the_folder_above_names_those_in_it(tmp_path):
+    write(tmp_path, made_up())
+    with pytest.raises(StoreError, match=r"results of several suites: name one of its folders \(made_up\)"):
+        read_outcome(tmp_path)
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(StoreError, match=r"no usable suite\.json"):
+        read_outcome(tmp_path)
+
+
+def test_a_suite_of_which_nothing_has_been_run_is_an_error(tmp_path):
+    folder, _ = write(tmp_path, outcome([], missing=[cell()]))
+    with pytest.raises(StoreError, match="no record of any of the 1 cells of suite 'made_up'"):
+        write_results(folder)
+    assert not (folder / "README.md").exists()
+
+
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
+    folder, _ = write(tmp_path, made_up())
+    (folder / "README.md").mkdir()
+    with pytest.raises(StoreError, match=r"can't write .*README\.md"):
+        write_results(folder)

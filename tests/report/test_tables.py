@@ -1,0 +1,232 @@
+"""Tables as their formats' own readers see them."""
+
+import csv
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from compbench.errors import PluginError
+from compbench.records import Reporter
+from compbench.report.rows import COLUMNS
+from compbench.report.tables import figures, render, render_with, results_table
+from tests.report.made_up import cell, outcome, result, scores
+
+AWKWARD = "laser_int8 note=a|b<c>&{d}%"
+GOOD = [0.80, 0.82, 0.84]
+
+
+def awkward():
+    """Two arms with verdicts, one of them with a label that every format has to escape."""
+    results = scores("none", GOOD) + scores("laser_int8", GOOD, variant={"note": "a|b<c>&{d}%"})
+    return outcome(results, margins={"solved": 0.005})
+
+
+class Html(HTMLParser):
+    """The cells of a table's body, and whether every tag is closed in order."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.rows, self.items = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        elif tag == "li":
+            self.items.append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+        elif self.open and self.open[-1] == "li":
+            self.items[-1] += data
+
+
+def github_cells(text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_github_shows_figures_with_units():
+    made = outcome(
+        [
+            result(
+                saved=2_500_000,
+                peak=31_400_000,
+                ratio=1.234,
+                cosine=0.98765,
+                metrics={"token_accuracy": 0.91234, "solved": 0.5},
+            ),
+            result(
+                seed=1,
+                saved=2_500_000,
+                peak=31_400_000,
+                ratio=1.234,
+                cosine=0.98765,
+                metrics={"token_accuracy": 0.93234, "solved": 0.5},
+            ),
+        ]
+    )
+    header, _, row = github_cells(render(made, "github"))
+    assert dict(zip(header, row, strict=True)) == {
+        "arm": "laser",
+        "depth": "4",
+        "status": "ok",
+        "seeds": "2",
+        "saved MB": "2.50",
+        "saving %": "-150.0",
+        "peak delta MB": "31.4",
+        "peak phase": "backward",
+        "time ratio": "1.23",
+        "token accuracy %": "92.23 ± 1.41",
+        "solved %": "50.00 ± 0.00",
+        "gradient cosine": "0.9877",
+    }
+
+
+@pytest.mark.parametrize(
+    ("saved", "unit", "text"),
+    [(999, "B", "999"), (1_000, "kB", "1.00"), (123_456, "kB", "123"), (5_000_000_000, "GB", "5.00")],
+)
+def test_the_unit_of_bytes_is_decimal_and_fits_the_largest(saved, unit, text):
+    header, _, row = github_cells(render(outcome([result(saved=saved, peak=0)]), "github"))
+    assert row[header.index(f"saved {unit}")] == text
+    assert row[header.index(f"peak delta {unit}")] == "0"
+
+
+def test_every_format_shows_every_row_under_the_same_headers():
+    made = awkward()
+    table = results_table(made)
+    header, _, *rows = github_cells(render(made, "github"))
+    assert [len(row) for row in rows] == [len(header)] * 2
+    page = Html(render(made, "html"))
+    assert [text.strip() for text in page.rows[0]] == header == list(table.headers)
+    assert [[text.strip() for text in row] for row in page.rows[1:]] == [list(row) for row in table.cells]
+    assert table.cells[1][0] == AWKWARD
+    assert page.items == list(table.sentences)
+
+
+def test_markdown_keeps_a_label_with_a_bar_in_its_cell():
+    (label,) = [row[0] for row in github_cells(render(awkward(), "github")) if row[0].startswith("laser")]
+    assert label == r"laser_int8 note=a\|b\<c>&{d}%"
+
+
+def test_latex_is_balanced_and_escaped():
+    text = render(awkward(), "latex_booktabs")
+    for command in (r"\begin{tabular}", r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}"):
+        assert text.count(command) == 1
+    body = text[text.index(r"\midrule") + len(r"\midrule") : text.index(r"\bottomrule")]
+    assert r"laser\_int8 note=a|b\ensuremath{<}c\ensuremath{>}\&\{d\}\%" in body
+    assert r"$\pm$" in body
+    assert not re.search(r"(?<!\\)[_%#]", body)
+    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1]
+    for line in body.strip().splitlines():
+        assert len(re.findall(r"(?<!\\)&", line)) == len(columns) - 1
+        assert line.endswith(r"\\")
+    bare = re.sub(r"\\[{}]", "", text[: text.index(r"\end{tabular}")])
+    assert bare.count("{") == bare.count("}")
+    after = text[text.index(r"\end{tabular}") :].splitlines()[1:]
+    assert after
+    assert all(line.startswith("% ") for line in after)
+
+
+def test_csv_has_the_raw_numbers_and_escapes_the_label():
+    first, second = csv.DictReader(io.StringIO(render(awkward(), "csv")))
+    assert (first["arm"], second["arm"]) == ("none", AWKWARD)
+    assert first["saved_bytes"] == "250000"
+
+
+def test_a_verdict_stands_in_the_row_of_its_arm_and_its_margin_under_the_table():
+    text = render(awkward(), "github")
+    header, _, *rows = github_cells(text)
+    column = header.index("solved verdict")
+    assert [row[column] for row in rows] == ["reference", "non-inferior"]
+    assert "tolerable loss of 0.50 points of solved" in text
+    assert "verdict" not in render(outcome(scores("none", GOOD)), "github")
+
+
+def test_only_verdicts_that_occur_are_explained():
+    text = render(outcome(scores("none", GOOD[:2]) + scores("laser", GOOD[:2]), margins={"solved": 0.005}), "github")
+    assert "not tested: fewer than three pairs" in text
+    assert "inconclusive" not in text
+    assert "non-inferior" not in text
+
+
+def test_failed_cells_are_rows_with_dashes():
+    made = outcome([result("none"), result("laser", status="oom", reason="no memory")])
+    header, _, _, row = github_cells(render(made, "github"))
+    assert row[:4] == ["laser", "4", "oom 1", "0"]
+    assert set(row[4:]) == {"-"}
+    assert len(row) == len(header)
+
+
+def test_a_table_of_failures_alone_still_renders_in_every_format():
+    made = outcome([result(status="failed", reason="no")], margins={"solved": 0.01})
+    for layout in ("github", "latex_booktabs", "html", "csv"):
+        assert "failed 1" in render(made, layout)
+
+
+def test_what_has_not_been_run_is_a_sentence_for_people_and_a_row_in_the_csv():
+    made = outcome([result()], missing=[cell(depth=8), cell("int8", 8), cell(seed=1)], margins={"solved": 0.01})
+    text = render(made, "github")
+    assert "- not run yet, at depth 8: laser, int8." in text
+    assert [row[:3] for row in github_cells(text)[2:]] == [["laser", "4", "ok 1, missing 1"]]
+    rows = list(csv.DictReader(io.StringIO(render(made, "csv"))))
+    assert [(row["arm"], row["depth"], row["status"]) for row in rows[1:]] == [
+        ("laser", "8", "missing 1"),
+        ("int8", "8", "missing 1"),
+    ]
+
+
+def test_bytes_that_differ_over_seeds_are_remarked_on():
+    same = outcome([result(seed=0, saved=100_000), result(seed=1, saved=100_900)])
+    assert "differ over seeds" not in render(same, "github")
+    differing = outcome([result(seed=0, saved=100_000), result(seed=1, saved=101_100)])
+    assert "laser at depth 4: saved bytes differ over seeds, from 100,000 to 101,100 bytes." in render(
+        differing, "github"
+    )
+
+
+def test_metrics_of_other_workloads_are_shown_under_their_own_names():
+    made = outcome([result(seed=s, metrics={"mean_error": e}) for s, e in enumerate((0.0012, 0.0014))])
+    header, _, row = github_cells(render(made, "github"))
+    assert "token accuracy %" not in header
+    assert row[header.index("mean error")] == "0.00130 ± 0.000141"
+
+
+def test_what_is_not_exact_does_not_look_exact():
+    cosines = {0.99996: ">0.9999", 1.0: "1.0000", 0.9999: "0.9999", -0.5: "-0.5000"}
+    for cosine, text in cosines.items():
+        assert github_cells(render(outcome([result(cosine=cosine)]), "github"))[2][-1] == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (123456.0, "123456"), (12.345, "12.3"), (0.012345, "0.0123"), (-1.5, "-1.50"), (3e-7, "3.00e-07")],
+)
+def test_numbers_have_three_significant_digits(value, text):
+    assert figures(value) == text
+
+
+def test_a_reporter_gets_raw_rows_by_the_csvs_names():
+    seen = []
+    reporter = Reporter("keep", lambda rows: seen.extend(rows) or "text")
+    assert render_with(reporter, awkward()) == "text"
+    assert [tuple(row) for row in seen] == [COLUMNS] * 2
+    assert seen[0]["saving"] == 0.75
+
+
+@pytest.mark.parametrize(("render_rows", "message"), [(lambda rows: 1 / 0, "ZeroDivisionError"), (len, "returned int")])
+def test_a_reporter_that_breaks_its_contract_is_named(render_rows, message):
+    with pytest.raises(PluginError, match=f"reporter 'bad' .*{message}"):
+        render_with(Reporter("bad", render_rows), awkward())
