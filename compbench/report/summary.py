@@ -19,12 +19,12 @@ from compbench.report.rows import as_csv, make_rows
 from compbench.report.statistics import POWER
 from compbench.report.tables import (
     NOT_AVAILABLE,
+    TERMINAL,
     Table,
     as_text,
     difference,
     difference_unit,
     figures,
-    render,
     results_table,
     words,
 )
@@ -56,7 +56,7 @@ def write_results(directory: Path, warn: Warn = LOGGER.warning) -> str:
             write_atomically(directory / name, text)
         except OSError as error:
             raise StoreError(f"can't write {directory / name}: {error.strerror or error}") from error
-    return render(outcome, "github")
+    return as_text(results_table(outcome), TERMINAL)
 
 
 def readme(outcome: Outcome) -> str:

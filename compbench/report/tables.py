@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -21,10 +22,14 @@ FORMATS = ("github", "latex_booktabs", "html", "csv")
 RATES = ("token_accuracy", "solved")
 """Metrics that are fractions of what could be right: shown in percent, and their differences in points."""
 
+TERMINAL = "simple"
+"""The layout for a terminal: headers are broken into short lines, so that a row fits on one."""
+
 NOT_AVAILABLE = "-"
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 _LARGEST_QUIET_SPREAD = 0.01
+_NARROW = 10
 
 _DECISIONS: dict[Decision, str] = {
     "non-inferior": "non-inferior: shown to lose less than the margin",
@@ -103,12 +108,14 @@ def as_text(table: Table, layout: str) -> str:
 
     Args:
         table: what to show.
-        layout: ``github``, ``latex_booktabs`` or ``html``.
+        layout: ``github``, ``latex_booktabs``, ``html`` or :data:`TERMINAL`.
     """
     cells, headers = table.cells, table.headers
     if layout == "github":
         cells = [[_markdown(text) for text in row] for row in cells]
         headers = [_markdown(text) for text in headers]
+    if layout == TERMINAL:
+        headers = ["\n".join(textwrap.wrap(header, _NARROW)) for header in headers]
     text = tabulate(
         cells,
         headers=headers,

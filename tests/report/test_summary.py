@@ -10,7 +10,7 @@ from compbench.errors import StoreError
 from compbench.report.outcome import read_outcome
 from compbench.report.rows import as_csv, make_rows
 from compbench.report.summary import readme, without_folders, write_results
-from compbench.report.tables import render
+from compbench.report.tables import TERMINAL, as_text, results_table
 from compbench.suite.cell import PluginReference, Training
 from tests.report.made_up import MACHINE, cell, outcome, result, scores, write
 
@@ -33,7 +33,8 @@ def test_the_folder_gets_a_page_and_a_csv_and_the_terminal_the_table(tmp_path):
     folder, _ = write(tmp_path, made_up())
     text = write_results(folder)
     read = read_outcome(folder)
-    assert text == render(read, "github")
+    assert text == as_text(results_table(read), TERMINAL)
+    assert max(len(line) for line in text.split("\n\n")[0].splitlines()) < 160
     assert (folder / "table.csv").read_text() == as_csv(make_rows(read)) == as_csv(make_rows(made_up()))
     assert (folder / "README.md").read_text() == readme(read)
 

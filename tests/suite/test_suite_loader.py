@@ -299,7 +299,9 @@ def test_everything_of_a_suite_arrives(bench: Bench) -> None:
 
 def test_capture_settings_can_be_an_axis(bench: Bench) -> None:
     suite = bench.load(SUITE + "  attention: [raw, recompute]\ncapture: {minimum_elements: 2}\n")
-    found = {(c.variant["attention"], c.capture.attention, c.capture.minimum_elements) for c in suite.cells(bench.registry)}
+    found = {
+        (c.variant["attention"], c.capture.attention, c.capture.minimum_elements) for c in suite.cells(bench.registry)
+    }
     assert found == {("raw", "raw", 2), ("recompute", "recompute", 2)}
     text = SUITE + "  attention: [raw, exact]\n"
     (problem,) = problems(bench, text)
