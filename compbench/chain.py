@@ -67,7 +67,10 @@ class Chain(Compressor):
                 continue
             if width is None:
                 last = links[-1].member.name
-                raise SettingsError(f"{last} keeps no coefficients that {member.name} could compress; put {last} last")
+                raise SettingsError(
+                    f"{last} leaves no coefficients that {member.name} could compress (its codec's coefficient_width() "
+                    f"is None), so {last} can only be last in a chain"
+                )
             links.append(link)
             width = codec.coefficient_width()
         if not links:

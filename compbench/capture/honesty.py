@@ -1,14 +1,15 @@
-"""Finds memory that a payload keeps alive and does not declare."""
+"""Finds memory that payloads and codecs keep alive and do not declare."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from compbench.compressor import Payload
+from compbench.compressor import Codec, Payload
 from compbench.errors import PluginError
 
 
@@ -38,6 +39,21 @@ def check_declared(payload: Payload, owner: str) -> None:
         )
 
 
+def check_state(codec: Codec, owner: str) -> None:
+    """Compares the tensors that a codec's attributes hold with what it declares.
+
+    Raises:
+        PluginError: it holds a tensor that ``state()`` leaves out.
+    """
+    declared = {tensor.untyped_storage()._cdata for tensor in codec.state()}
+    for value in _reachable(codec, set()):
+        if isinstance(value, Tensor) and value.untyped_storage()._cdata not in declared:
+            raise PluginError(
+                f"{owner}: the codec holds a {value.dtype} tensor of shape {tuple(value.shape)} "
+                "that state() does not declare"
+            )
+
+
 def _reachable(value: Any, seen: set[int]) -> Iterator[Tensor | np.ndarray[Any, Any] | bytes | bytearray]:
     """The tensors, arrays and byte strings that a value's attributes and containers lead to."""
     if id(value) in seen:
@@ -51,7 +67,7 @@ def _reachable(value: Any, seen: set[int]) -> Iterator[Tensor | np.ndarray[Any, 
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
             yield from _reachable(item, seen)
-    elif isinstance(value, Payload):
+    elif not isinstance(value, (type, ModuleType, FunctionType, MethodType)):
         yield from _reachable(getattr(value, "__dict__", {}), seen)
         for owner in type(value).__mro__:
             slots = getattr(owner, "__slots__", ())

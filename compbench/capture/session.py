@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from compbench.capture.entry import Entry, Raw, View
 from compbench.capture.folding import Fold, find_fold, storage_key
-from compbench.capture.honesty import check_declared
+from compbench.capture.honesty import check_declared, check_state
 from compbench.capture.ledger import SavedLedger
 from compbench.capture.modules import ModuleTracker
 from compbench.capture.operators import OperatorTracker
@@ -26,6 +26,9 @@ from compbench.capture.weights import Weights
 from compbench.compressor import Codec, Compressor, Site
 from compbench.errors import CaptureError, UnsupportedError
 from compbench.seeds import generator as seeded
+
+_CHECKED_STEPS = 3
+"""Steps after which codecs' state is compared with what they declare: enough for a calibration and what follows it."""
 
 _OUTSIDE = "outside the model"
 _RECOMPUTED = "recomputed in the backward pass, and used there at once"
@@ -124,6 +127,8 @@ class Session:
             for book in self._books.values():
                 if book.codec is not None and book.calls:
                     book.codec.end_step()
+                    if self._steps < _CHECKED_STEPS:
+                        check_state(book.codec, self._owner(book))
             self._close_step()
             self._steps += 1
 
@@ -267,13 +272,16 @@ class Session:
         return View(tensor, entry)
 
     def _encode(self, tensor: Tensor, fold: Fold, book: SiteBook, codec: Codec) -> Entry:
-        owner = f"strategy '{self.compressor.name}' at site {book.site.name}"
+        owner = self._owner(book)
         with _plainly(tensor.device.type):
             payload = codec.encode(fold.fold(tensor))
         if type(payload) not in book.checked:
             check_declared(payload, owner)
             book.checked.add(type(payload))
         return Entry(tensor, fold, payload, owner, (self.ledger, book.ledger))
+
+    def _owner(self, book: SiteBook) -> str:
+        return f"strategy '{self.compressor.name}' at site {book.site.name}"
 
     def _reason(self, tensor: Tensor) -> str:
         """Why a tensor must be left as it is, or nothing."""

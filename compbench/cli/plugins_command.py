@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,7 +121,12 @@ def _description(registered: Registered) -> dict[str, Any]:
     record = registered.record
     settings = isinstance(record, type) and issubclass(record, BaseModel)
     fields = [vars(field) for field in describe_fields(record)] if settings else []
-    return {**_row(registered, "ok"), "docstring": _docstring(registered), "fields": fields}
+    return {
+        **_row(registered, "ok"),
+        "docstring": _docstring(registered),
+        "background": _background(registered),
+        "fields": fields,
+    }
 
 
 def _docstring(registered: Registered) -> str:
@@ -128,6 +134,14 @@ def _docstring(registered: Registered) -> str:
     record = registered.record
     described = record if isinstance(record, type) else getattr(record, "compute", getattr(record, "render", None))
     return inspect.cleandoc(getattr(described, "__doc__", None) or "")
+
+
+def _background(registered: Registered) -> str:
+    """What the module of a class or function says: for a strategy its source, and where it departs from it."""
+    record = registered.record
+    described = record if isinstance(record, type) else getattr(record, "compute", getattr(record, "render", None))
+    module = sys.modules.get(getattr(described, "__module__", ""))
+    return inspect.cleandoc(getattr(module, "__doc__", None) or "")
 
 
 def _print_listing(content: dict[str, Any]) -> None:
@@ -142,6 +156,8 @@ def _print_listing(content: dict[str, Any]) -> None:
 def _print_description(description: dict[str, Any]) -> None:
     typer.echo(f"{description['kind']} {description['name']} ({description['source']})\n")
     typer.echo(description["docstring"] or "(no description)")
+    if description["background"]:
+        typer.echo(f"\n{description['background']}")
     if description["fields"]:
         columns = ("name", "allowed", "default", "description")
         typer.echo("")

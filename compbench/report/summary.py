@@ -71,7 +71,8 @@ def readme(outcome: Outcome) -> str:
         _failures(outcome.cells),
         _origin(outcome),
         _settings([cell.result for cell in outcome.cells if cell.result]),
-        "`table.csv` has the same figures unrounded; `cells/` has every cell's record, with its loss curve and what "
+        "`table.csv` has the raw numbers under stable names; `cells/` has every cell's record, with all its metrics, "
+        "its loss curve and what "
         "each site kept. The table is made again from these by "
         f"`compbench table results/{outcome.name} --format github` (or `latex_booktabs`, `html`, `csv`).",
     ]

@@ -29,6 +29,7 @@ NOT_AVAILABLE = "-"
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 _LARGEST_QUIET_SPREAD = 0.01
+_LARGEST_QUIET_EXCESS = 1.25
 _NARROW = 10
 
 _DECISIONS: dict[Decision, str] = {
@@ -252,10 +253,16 @@ def _remarks(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
         if row.saved_bytes and max(sizes) - min(sizes) > _LARGEST_QUIET_SPREAD * row.saved_bytes:
             spread = f"from {min(sizes):,} to {max(sizes):,} bytes"
             remarks.append(f"{row.arm} at depth {row.depth}: saved bytes differ over seeds, {spread}.")
+        worst = max((r.memory.training_peak_saved_bytes for r in ok_results(row.cells) if r.memory), default=0)
+        if row.saved_bytes and worst > _LARGEST_QUIET_EXCESS * row.saved_bytes:
+            remarks.append(
+                f"{row.arm} at depth {row.depth}: one step of the training held {worst:,} bytes, the saved figure is "
+                f"{row.saved_bytes:,}: who runs out of memory runs out of it there."
+            )
     depths: dict[int, list[str]] = {}
     for row in rows:
         if row not in shown:
             depths.setdefault(row.depth, []).append(row.arm)
-    for depth, arms in depths.items():
+    for depth, arms in sorted(depths.items()):
         remarks.append(f"not run yet, at depth {depth}: {', '.join(arms)}.")
     return remarks

@@ -81,9 +81,10 @@ def _is_reference(result: CellResult) -> bool:
 
 
 def _task(result: CellResult) -> tuple[int, str, int]:
-    """What a pair has in common: depth, workload and training, and seed. Axes of the strategy alone are not in it."""
+    """What a pair has in common: all but the strategy. Axes of the strategy alone are thus not in it."""
     cell = result.cell
-    return cell.depth, f"{cell.workload.model_dump_json()} {cell.training.model_dump_json()}", cell.seed
+    settings = (cell.workload, cell.training, cell.capture)
+    return cell.depth, " ".join(part.model_dump_json() for part in settings), cell.seed
 
 
 def _references(outcome: Outcome) -> dict[tuple[int, str, int], CellResult]:

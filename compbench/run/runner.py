@@ -172,16 +172,18 @@ class SuiteRunner:
             return scheduler.stopped_by
 
     def _describe_suite(self, store: Store, cells: Sequence[Cell], device: str, any_run: bool) -> None:
-        """Keeps what the table is made of; the command only changes when it makes results."""
+        """Keeps what the table is made of, and every command that made results, each on its line."""
         earlier = store.suite()
-        command = self.options.command if any_run or earlier is None else earlier.command
+        commands = earlier.command.splitlines() if earlier is not None else []
+        if (any_run or earlier is None) and self.options.command not in commands:
+            commands.append(self.options.command)
         record = SuiteRecord(
             name=self.suite.name,
             description=self.suite.description,
             device=device,
             margins=dict(self.suite.margins),
             keys=[cell.key for cell in cells],
-            command=command,
+            command="\n".join(commands),
         )
         if record != earlier:
             store.save_suite(record)

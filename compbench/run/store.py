@@ -43,7 +43,7 @@ class SuiteRecord(BaseModel):
     device: str = "cpu"
     margins: dict[str, float] = Field(default_factory=dict, description="largest tolerated loss, by metric")
     keys: list[str] = Field(description="keys of all cells of the suite, in its order")
-    command: str = Field("", description="the command that made the latest results")
+    command: str = Field("", description="the commands that made the results, a line each")
 
 
 class Store:

@@ -292,7 +292,10 @@ class _Loader:
                 if not _whole(depth, _SMALLEST["depth"]):
                     continue
                 try:
-                    workload.at_depth(depth)
+                    deep = workload.at_depth(depth)
+                    for name in given.keys() | {axis.field for axis in axes}:
+                        if getattr(deep, name, None) != getattr(workload, name, None):
+                            raise SettingsError(f"{name} is set by the depth; leave it out")
                 except Exception as error:  # a plugin's own validation may raise anything
                     message = f"workload '{record.name}' at depth {depth}: {what_it_says(error)}"
                     problems.append(FieldProblem(("matrix", "depth", index), message))

@@ -509,6 +509,50 @@ def test_a_payload_that_decodes_wrongly_or_hides_memory_is_named() -> None:
             model(x).sum().backward()
 
 
+def test_a_codec_that_hides_what_it_holds_is_named() -> None:
+    class Hoards(Compressor):
+        """Holds a tensor that it does not declare."""
+
+        name = "hoards"
+
+        def codec(self, site, generator):
+            codec = zoo.HalfCodec()
+            codec.cache = {"rows": torch.zeros(100)}
+            return codec
+
+    model, x = zoo.GatedMLP(), torch.randn(40, 32)
+    with session_of(model, Hoards()) as session, pytest.raises(PluginError, match=r"'hoards' at site .* state\(\)"):
+        with session.step():
+            model(x).sum().backward()
+
+
+def test_a_payload_that_leads_to_its_codecs_tensors_is_named() -> None:
+    class Refers(Compressor):
+        """Its payloads refer to the codec, which holds a basis."""
+
+        name = "refers"
+
+        def codec(self, site, generator):
+            class RefersCodec(Codec):
+                basis = None
+
+                def encode(self, rows: Tensor) -> Payload:
+                    self.basis = rows[:2].clone()
+                    payload = zoo.HalfPayload(rows)
+                    payload.codec = self
+                    return payload
+
+                def state(self):
+                    return (self.basis,)
+
+            return RefersCodec()
+
+    model, x = zoo.GatedMLP(), torch.randn(40, 32)
+    with session_of(model, Refers()) as session, pytest.raises(PluginError, match=r"tensors\(\) does not declare"):
+        with session.step():
+            model(x).sum().backward()
+
+
 def test_deep_copies_of_the_model_made_inside_a_session_carry_nothing_of_it() -> None:
     model, x = zoo.GatedMLP(), torch.randn(40, 32)
     with session_of(model, zoo.Half()) as session, session.step():

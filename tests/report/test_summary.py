@@ -105,6 +105,8 @@ def test_verdicts_come_with_their_numbers_and_the_seeds_that_would_settle_them()
     page = readme(made_up())
     assert "### solved, margin 0.50 points" in page
     (row,) = re.findall(r"^\| laser +\| +4 \| inconclusive.*$", page, re.MULTILINE)
+    section = page[page.index("## Against") : page.index("## Not ok")]
+    assert [line.split()[1] for line in section.splitlines() if line.startswith("| ")] == ["arm", "laser", "int8"]
     assert "| 3/5 |" in re.sub(r" +", " ", row)
     assert "(0.0312)" in row  # one in 2 ** 5
     assert re.search(r"- laser at depth 4, inconclusive: \d+ seeds would show non-inferiority", page)

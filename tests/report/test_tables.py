@@ -197,6 +197,19 @@ def test_bytes_that_differ_over_seeds_are_remarked_on():
     )
 
 
+def test_sentences_about_awkward_labels_are_escaped_in_html():
+    fields = {"variant": {"note": "a<b>&c"}}
+    made = outcome([result(seed=0, saved=100_000, **fields), result(seed=1, saved=200_000, **fields)])
+    sentences = list(results_table(made).sentences)
+    assert any("laser note=a<b>&c at depth 4" in sentence for sentence in sentences)
+    assert Html(render(made, "html")).items == sentences
+
+
+def test_what_has_not_been_run_is_listed_by_depth():
+    made = outcome([result()], missing=[cell("int8", 16), cell("none", 2)])
+    assert render(made, "github").endswith("- not run yet, at depth 2: none.\n- not run yet, at depth 16: int8.\n")
+
+
 def test_metrics_of_other_workloads_are_shown_under_their_own_names():
     made = outcome([result(seed=s, metrics={"mean_error": e}) for s, e in enumerate((0.0012, 0.0014))])
     header, _, row = github_cells(render(made, "github"))

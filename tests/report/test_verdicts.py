@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from compbench.capture.settings import CaptureSettings
+from compbench.report.statistics import seeds_needed
 from compbench.report.verdicts import judge
 from compbench.suite.cell import PluginReference
 from tests.report.made_up import cell, outcome, result, scores
@@ -48,6 +50,13 @@ def test_a_large_spread_is_inconclusive_and_says_how_many_seeds_would_settle_it(
     # Normal approximation: ((1.645 + 0.842) SD / margin) ^ 2, plus a little for the t distribution.
     approximation = ((1.645 + 0.842) * verdict.test.sd / 0.01) ** 2
     assert approximation < verdict.seeds_needed < approximation + 4
+
+
+def test_the_more_comparisons_the_more_seeds_are_needed():
+    values = np.array(REFERENCE) + 20 * NOISE
+    alone = verdict_of(values)
+    both = verdicts(scores("none", REFERENCE) + scores("laser", values) + scores("int8", values))["laser", 4]
+    assert both.seeds_needed == seeds_needed(0.01, alone.test.sd, family=2) > alone.seeds_needed
 
 
 def test_two_pairs_are_not_tested():
@@ -152,6 +161,17 @@ def test_an_axis_of_the_workload_is_paired_with_the_reference_of_the_same_value(
     found = verdicts(results)
     for hidden in (64, 128):
         assert found[f"laser hidden={hidden}", 4].test.mean == pytest.approx(-0.05)
+
+
+def test_an_axis_of_capture_is_paired_with_the_reference_of_the_same_value():
+    results = []
+    for attention, shift in (("raw", 0.0), ("recompute", 0.1)):
+        fields = {"variant": {"attention": attention}, "capture": CaptureSettings(attention=attention)}
+        results += scores("none", np.array(REFERENCE) + shift, **fields)
+        results += scores("laser", np.array(REFERENCE) + shift, **fields)
+    found = verdicts(results)
+    for attention in ("raw", "recompute"):
+        assert found[f"laser attention={attention}", 4].test.mean == pytest.approx(0.0, abs=1e-12)
 
 
 def test_holms_family_is_every_arm_and_depth_that_is_tested():

@@ -130,6 +130,9 @@ def test_the_folder_says_what_the_table_is_made_of(runs):
     assert record.margins == {"solved": 0.02}
     assert record.keys == [cell.key for cell in suite.cells(runs.registry)]
     assert record.command == "compbench run fake --only seed=1"
+    runs.run(suite, command="compbench run fake")
+    runs.run(suite, command="compbench run fake", rerun="all")
+    assert runs.store.suite().command.splitlines() == ["compbench run fake --only seed=1", "compbench run fake"]
 
 
 def test_a_slow_cell_is_a_row_with_status_timeout(runs):

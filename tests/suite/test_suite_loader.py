@@ -104,7 +104,10 @@ BAD = {
         changed(6, "  a:\n    - sketch\n    - codes: {bits: 0}"),
         "8: strategy 'codes': bits is 0 (allowed: an i",
     ),
-    "chain_that_cannot_be": (changed(6, "  a: [half, half]"), "6: half keeps no coefficients that half could compress"),
+    "chain_that_cannot_be": (
+        changed(6, "  a: [half, half]"),
+        "6: half leaves no coefficients that half could compress",
+    ),
     "matrix_list": (
         changed(7, "matrix: [1]").replace("  depth: [2, 4]\n  seed: [0, 1]\n", ""),
         "7: matrix is [1] (allowed",
@@ -295,6 +298,16 @@ def test_everything_of_a_suite_arrives(bench: Bench) -> None:
     assert (suite.device, suite.threads, suite.timeout_seconds) == ("cpu", 2, 3600.0)
     assert suite.path == str(bench.folder / "suite.yaml")
     assert suite.matrix == {"depth": [2, 4], "seed": [0, 1]}
+
+
+def test_a_field_that_the_depth_overrides_is_a_mistake(bench: Bench) -> None:
+    text = (
+        "name: small\nworkload: {name: trm_maze, grid: 7, hidden: 8, heads: 2, train_mazes: 8, validation_mazes: 8, CYCLES}\n"
+        "arms: {none: none}\nmatrix: {depth: [4], seed: [0]}\n"
+    )
+    (problem,) = problems(bench, text.replace("CYCLES", "l_cycles: 5"))
+    assert problem.startswith("4: workload 'trm_maze' at depth 4: l_cycles is set by the depth; leave it out")
+    assert bench.load(text.replace("CYCLES", "l_cycles: 3")).cells(bench.registry)
 
 
 def test_capture_settings_can_be_an_axis(bench: Bench) -> None:
