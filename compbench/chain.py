@@ -100,12 +100,13 @@ class _Link:
         self._device = generator.device
         self._width = 0
         self._codec: Codec | None = None
+        self.generator: torch.Generator | None = None
 
     def codec(self, width: int) -> Codec | None:
         """The codec for rows of ``width`` columns, made anew when the width is another one than before."""
         if width != self._width:
-            generator = seeds.generator(self._seed, *self._names, str(width), device=self._device)
-            self._codec = self.member.codec(replace(self._site, width=width), generator)
+            self.generator = seeds.generator(self._seed, *self._names, str(width), device=self._device)
+            self._codec = self.member.codec(replace(self._site, width=width), self.generator)
             self._width = width
         return self._codec
 
@@ -148,6 +149,14 @@ class ChainCodec(Codec):
             if width is not None and codec is not None:
                 yield width, codec
                 width = codec.coefficient_width()
+
+    def generators(self) -> Iterable[torch.Generator]:
+        """Those of every member."""
+        for link in self._links:
+            if link.generator is not None:
+                yield link.generator
+            for codec in link.current:
+                yield from codec.generators()
 
     def end_step(self) -> None:
         """Ends the step of every codec."""

@@ -133,6 +133,10 @@ class Codec(ABC):
         """The tensors that the codec itself holds between calls and between steps (basis, accumulators)."""
         return ()
 
+    def generators(self) -> Iterable[torch.Generator]:
+        """The generators that the codec draws from beside the one that it was given; probing puts them back."""
+        return ()
+
     def statistics(self) -> dict[str, float]:
         """Figures for the results, such as ``rank``, ``fidelity``, ``expansions``. Called between steps.
 

@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+# Torch's own, whatever stands in its place while a model runs.
+_attention = F.scaled_dot_product_attention
+
 
 class RecomputedAttention(torch.autograd.Function):
     """``scaled_dot_product_attention`` that saves q, k and v alone and runs again in its backward pass."""
@@ -30,17 +33,21 @@ class RecomputedAttention(torch.autograd.Function):
         """``(B, H, T, d)`` from query ``(B, H, T, d)``, key, value ``(B, H, S, d)`` and a mask without gradient."""
         ctx.options = options
         ctx.save_for_backward(query, key, value, mask)
-        return F.scaled_dot_product_attention(query, key, value, mask, **options)
+        return _attention(query, key, value, mask, **options)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key and value at their rebuilt values."""
         query, key, value, mask = ctx.saved_tensors
         again = torch.is_grad_enabled()  # a graph of the gradients is asked for (create_graph=True)
-        inputs = [query, key, value]
         needed = [position for position in range(3) if ctx.needs_input_grad[position]]
-        if not again:
-            inputs = [x.detach().requires_grad_(i in needed) for i, x in enumerate(inputs)]
+        # Each input gets a node of its own. Were one of them computed from another, or the same tensor, autograd would
+        # give the whole derivative of either, and what they share would be counted again further down.
+        with torch.enable_grad():
+            inputs = [
+                x.view_as(x) if again else x.detach().requires_grad_(i in needed)
+                for i, x in enumerate((query, key, value))
+            ]
         q, k, v = inputs
         device = query.device.type
         # The operands were cast when they were saved; hooks that keep everything stand in front of the session's.
@@ -49,7 +56,7 @@ class RecomputedAttention(torch.autograd.Function):
             torch.autocast(device, enabled=False),
             saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
         ):
-            output = F.scaled_dot_product_attention(q, k, v, mask, **ctx.options)
+            output = _attention(q, k, v, mask, **ctx.options)
             found = torch.autograd.grad(output, [inputs[i] for i in needed], grad_outputs, create_graph=again)
         gradients: list[Tensor | None] = [None] * 5
         for position, gradient in zip(needed, found, strict=True):

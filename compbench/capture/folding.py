@@ -70,6 +70,11 @@ def _row_stride(tensor: Tensor) -> int:
     """The distance in memory from one row to the next, in elements; 0 where there are no rows."""
     if tensor.dim() < 2 or tensor.shape[-1] == 1:  # one figure a row, such as a norm's 1/rms, is no activation
         return 0
+    if tensor.dim() > 3 and tensor.stride(-1) == 1 and tensor.stride(-3) == tensor.shape[-1]:
+        # (B, H, T, d) with heads side by side, whichever of batch and positions comes first in memory.
+        heads = tensor.shape[-3] * tensor.shape[-1]
+        others = [s for n, s in zip(tensor.shape, tensor.stride(), strict=True) if n > 1 and s >= heads]
+        return min(others, default=heads)
     if tensor.stride(-1) == 1 and tensor.shape[-1] > 1:
         for size, stride in zip(reversed(tensor.shape[:-1]), reversed(tensor.stride()[:-1]), strict=True):
             if size > 1 and stride > 1:

@@ -27,10 +27,11 @@ class SavedLedger:
         with self._lock:
             for tensor in tensors:
                 storage = tensor.untyped_storage()
-                holders = self._holders.get(storage._cdata, 0)
-                self._holders[storage._cdata] = holders + 1
+                address, size = storage._cdata, storage.nbytes()
+                holders = self._holders.get(address, 0)
+                self._holders[address] = holders + 1
                 if not holders:
-                    self.current_bytes += storage.nbytes()
+                    self.current_bytes += size
             self.current_bytes += opaque_bytes
             self.peak_bytes = max(self.peak_bytes, self.current_bytes)
 
@@ -39,12 +40,13 @@ class SavedLedger:
         with self._lock:
             for tensor in tensors:
                 storage = tensor.untyped_storage()
-                holders = self._holders[storage._cdata] - 1
+                address, size = storage._cdata, storage.nbytes()
+                holders = self._holders[address] - 1
                 if holders:
-                    self._holders[storage._cdata] = holders
+                    self._holders[address] = holders
                 else:
-                    del self._holders[storage._cdata]
-                    self.current_bytes -= storage.nbytes()
+                    del self._holders[address]
+                    self.current_bytes -= size
             self.current_bytes -= opaque_bytes
 
     def restart_peak(self) -> None:

@@ -18,6 +18,8 @@ class ModuleTracker:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        # With the modules themselves: the identity of one that was replaced may be given to another.
+        self._modules = list(model.modules())
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._tags = {path: _tag(path, module) for path, module in model.named_modules()}
         self.convolutional = any(isinstance(module, _ConvNd) for module in model.modules())
@@ -71,6 +73,10 @@ class ModuleTracker:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets a forward pass that an interrupt has cut off: torch calls no hooks for it."""
         self._stack.clear()
         self._counts.clear()
 

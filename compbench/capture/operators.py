@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from compbench.capture.attention import can_recompute, recomputed_attention
 from compbench.capture.settings import Attention
+from compbench.capture.weights import Weights
 
 _CONVOLUTIONS = frozenset(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
 # With an activation as the one operand and a weight as the other, what these save of the activation serves the weight's
-# gradient alone: the gradient of the activation needs only the weight.
+# gradient alone: the gradient of the activation needs only the weight. The weight is their second operand.
 _WITH_WEIGHT = _CONVOLUTIONS | {"linear"}
-_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "einsum", "bilinear"})
+_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "mm", "bmm"})
 _CHANNELS_FIRST = _CONVOLUTIONS | {"batch_norm", "instance_norm", "group_norm"}
 _ATTENTION = "scaled_dot_product_attention"
+_MULTI_HEAD = "multi_head_attention_forward"
 
 
 class OperatorTracker(TorchFunctionMode):
@@ -27,16 +31,15 @@ class OperatorTracker(TorchFunctionMode):
     Args:
         attention: what to do with attention; see :class:`CaptureSettings`.
         active: whether the model is running and its saved tensors come to this session.
-        is_parameter: whether a tensor is, or is a view of, a parameter or buffer.
+        weights: tells weights from activations.
     """
 
-    def __init__(
-        self, attention: Attention, active: Callable[[], bool], is_parameter: Callable[[Tensor], bool]
-    ) -> None:
+    def __init__(self, attention: Attention, active: Callable[[], bool], weights: Weights) -> None:
         super().__init__()
         self._attention = attention
         self._active = active
-        self._is_parameter = is_parameter
+        self._weights = weights
+        self._weight: Tensor | None = None
         self.operator = ""
         self.weight_only = False
         self.raw_reason = ""
@@ -46,6 +49,17 @@ class OperatorTracker(TorchFunctionMode):
         """Whether the operator that is running takes features in dimension 1."""
         return self.operator in _CHANNELS_FIRST
 
+    def takes_as_weight(self, tensor: Tensor) -> bool:
+        """Whether the operator that is running takes the tensor as its weight, be that a parameter or computed."""
+        weight = self._weight
+        if weight is None:
+            return False
+        if weight.untyped_storage()._cdata == tensor.untyped_storage()._cdata:
+            return True
+        # Autocast's copy of a weight that was computed: nothing but its shape tells.
+        cast = weight.dtype != tensor.dtype and not self._weights.holds(weight)
+        return cast and tensor.shape in (weight.shape, weight.shape[::-1])
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -53,19 +67,62 @@ class OperatorTracker(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__" or not self._active() or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        outer = self.operator, self.weight_only, self.raw_reason
+        outer = self.operator, self.weight_only, self.raw_reason, self._weight
         self.operator = name
-        self.weight_only = name in _WITH_WEIGHT or (name in _PRODUCTS and self._has_parameter(args))
+        self._weight = _second(args, kwargs) if name in _WITH_WEIGHT else None
+        self.weight_only = self._serves_weights_alone(name, args)
         try:
-            if name == _ATTENTION and self._attention != "literal":
-                if self._attention == "recompute" and can_recompute(args, kwargs):
-                    return recomputed_attention(*args, **kwargs)
-                self.raw_reason = "attention is left raw"
+            if name == _ATTENTION:
+                return self._attend(func, args, kwargs)
+            if name == _MULTI_HEAD:
+                # A Python function: what it calls is not seen by this mode, which torch sets aside while it runs.
+                with self._attention_replaced():
+                    return func(*args, **kwargs)
             return func(*args, **kwargs)
         finally:
-            self.operator, self.weight_only, self.raw_reason = outer
+            self.operator, self.weight_only, self.raw_reason, self._weight = outer
 
-    def _has_parameter(self, operands: Any) -> bool:
-        if isinstance(operands, Tensor):
-            return self._is_parameter(operands)
-        return isinstance(operands, (tuple, list)) and any(self._has_parameter(operand) for operand in operands)
+    def _attend(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Attention as the settings have it."""
+        if self._attention == "literal":
+            return func(*args, **kwargs)
+        if self._attention == "recompute" and can_recompute(args, kwargs):
+            return recomputed_attention(*args, **kwargs)
+        outer, self.raw_reason = self.raw_reason, "attention is left raw"
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.raw_reason = outer
+
+    @contextmanager
+    def _attention_replaced(self) -> Iterator[None]:
+        """Lets ``torch.nn.functional`` find this session's attention in the place of torch's while a function runs."""
+        original = F.scaled_dot_product_attention
+
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            if not self._active():  # another thread's model
+                return original(*args, **kwargs)
+            return self._attend(original, args, kwargs)
+
+        F.scaled_dot_product_attention = replacement
+        try:
+            yield
+        finally:
+            F.scaled_dot_product_attention = original
+
+    def _serves_weights_alone(self, name: str, args: tuple[Any, ...]) -> bool:
+        if name in _WITH_WEIGHT:
+            return self._weight is not None and self._is_weight(self._weight)
+        if name == "addmm":
+            args = args[1:]  # the first is added, and nothing of it is saved
+        elif name not in _PRODUCTS:
+            return False
+        return any(isinstance(operand, Tensor) and self._is_weight(operand) for operand in args)
+
+    def _is_weight(self, tensor: Tensor) -> bool:
+        return self._weights.holds(tensor) or self._weights.copied_into(tensor)
+
+
+def _second(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    weight = args[1] if len(args) > 1 else kwargs.get("weight")
+    return weight if isinstance(weight, Tensor) else None

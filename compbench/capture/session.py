@@ -73,7 +73,7 @@ class Session:
         self._operators = OperatorTracker(
             attention="literal" if compressor.exact else settings.attention,
             active=self._receives,
-            is_parameter=self._weights.holds,
+            weights=self._weights,
         )
         self._steps = 0
         self._in_step = False
@@ -140,16 +140,18 @@ class Session:
             CaptureError: the session is not open, or a step is under way.
         """
         known = dict(self._books)
-        streams = {id(b): b.generator.get_state() for b in known.values() if b.generator is not None}
+        marks = {book: book.marks() for book in known.values()}
+        streams = [(stream, stream.get_state()) for book in known.values() for stream in book.generators()]
         with self._counted("probe"):
             try:
                 yield
             finally:
                 self._discard()
                 self._books = known
-                for book in known.values():
-                    if book.generator is not None:
-                        book.generator.set_state(streams[id(book)])
+                for book, mark in marks.items():
+                    book.restore(mark)
+                for stream, state in streams:
+                    stream.set_state(state)
 
     @contextmanager
     def _counted(self, what: str) -> Iterator[None]:
@@ -158,6 +160,7 @@ class Session:
         if self._in_step:
             raise CaptureError(f"a {what} began inside step {self._steps}, which has not ended")
         self._weights.refresh()
+        self._modules.reset()
         self._in_step = True
         self.ledger.restart_peak()
         try:
@@ -173,7 +176,7 @@ class Session:
         for book in self._books.values():
             if book.codec is not None and book.calls:
                 book.codec.discard_step()
-        self._close_step()
+            book.abandon_step()
 
     # ---------------------------------------------------------------- figures
 
@@ -217,7 +220,7 @@ class Session:
         """The codecs' figures over all sites: integers are counts and are added, floating-point numbers averaged."""
         gathered: dict[str, list[float]] = {}
         for book in self._books.values():
-            if book.codec is not None and book.last is not None and not book.last.reason:
+            if book.codec is not None and book.last_calls and not book.reason:
                 for name, value in book.codec.statistics().items():
                     gathered.setdefault(name, []).append(value)
         return {
@@ -232,6 +235,8 @@ class Session:
         return self._modules.running and _innermost_hooks_are_ours() and _receiver() is self
 
     def _pack(self, tensor: Tensor) -> Raw | View:
+        if tensor.layout != torch.strided:
+            return Raw(tensor, ())  # sparse tensors have no storage that could be folded, or counted
         if self._weights.holds(tensor):
             return Raw(tensor, ())
         if not self._modules.running:
@@ -291,6 +296,8 @@ class Session:
             return f"fewer than {self.settings.minimum_elements} elements"
         if self._weights.copied_into(tensor):
             return "copy of a weight"
+        if self._operators.takes_as_weight(tensor):
+            return "weight of a layer"
         if not tensor.requires_grad:
             return "carries no gradient"
         return self._operators.raw_reason
@@ -299,7 +306,7 @@ class Session:
         key = storage_key(tensor)
         known = self._raw.get(key)
         if known is not None:
-            return Raw(tensor, (self.ledger, *known.ledgers[1:]))
+            return Raw(tensor, (self.ledger, *known.ledgers[1:]))  # counted at the site that saved it first
         if book is None:
             book = self._raw_book(tensor, reason)
         book.reason = reason
@@ -347,7 +354,8 @@ def _receiver() -> Session | None:
 
 def _pack(tensor: Tensor) -> Raw | View:
     # Only the innermost pair of hooks runs: it hands over to the session whose model is running.
-    session = _receiver() or (_open.sessions[-1] if _open.sessions else None)
+    # What is saved while none is, by a loss say, counts for the innermost one with a step under way.
+    session = _receiver() or next((s for s in reversed(_open.sessions) if s._in_step), None)
     return Raw(tensor, ()) if session is None else session._pack(tensor)
 
 

@@ -67,6 +67,11 @@ class SiteBook:
         self.last: SiteReport | None = None
         self.checked: set[type[Payload]] = set()
 
+    def generators(self) -> list[torch.Generator]:
+        """The random streams of this site: the one that its codec was given, and those that the codec made of it."""
+        own = [] if self.generator is None else [self.generator]
+        return own + (list(self.codec.generators()) if self.codec is not None else [])
+
     def saved(self, rows: int, dtype: torch.dtype, raw_bytes: int) -> None:
         """Counts one storage that was saved here."""
         self.calls += 1
@@ -76,12 +81,23 @@ class SiteBook:
 
     def close_step(self) -> None:
         """Makes the step's counts the last step's, and starts anew."""
-        if self.calls:
-            self.last_calls = self.calls
-            self.last = self.report()
+        self.last = self.report() if self.calls else None
+        self.last_calls = self.calls or self.last_calls
+        self.abandon_step()
+
+    def abandon_step(self) -> None:
+        """Forgets the step's counts; the last step that ended stays the last one."""
         self.calls = 0
         self.raw_bytes = 0
         self.ledger.restart_peak()
+
+    def marks(self) -> tuple[str, bool, int, str]:
+        """What a step leaves on the book beside its counts: reason, propagating, rows and type."""
+        return self.reason, self.propagating, self.rows, self.dtype
+
+    def restore(self, marks: tuple[str, bool, int, str]) -> None:
+        """Puts the marks of an earlier moment back."""
+        self.reason, self.propagating, self.rows, self.dtype = marks
 
     def report(self) -> SiteReport:
         """The counts of the step under way."""

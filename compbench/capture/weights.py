@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parameter import is_lazy
+
+from compbench.errors import CaptureError
 
 # Operators through which a weight passes unchanged but for its type, its shape or its place in memory.
 _COPIES = frozenset(
@@ -29,6 +34,11 @@ _COPIES = frozenset(
         "CloneBackward0",
         "NumpyTBackward0",
         "MhBackward0",
+        "UnbindBackward0",
+        "UnsafeSplitBackward0",
+        "SqueezeBackward2",
+        "CatBackward0",
+        "StackBackward0",
     }
 )
 
@@ -39,13 +49,21 @@ class Weights:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._storages: frozenset[int] = frozenset()
+        self._pins: list[StorageWeakRef] = []
         self._shapes: frozenset[tuple[int, ...]] = frozenset()
         self.refresh()
 
     def refresh(self) -> None:
         """Looks the model's parameters and buffers up again: they may have been replaced since."""
         held = [*self._model.parameters(), *self._model.buffers()]
-        self._storages = frozenset(tensor.untyped_storage()._cdata for tensor in held)
+        if any(is_lazy(tensor) for tensor in held):
+            raise CaptureError("the model has parameters without a shape yet (lazy modules); run one forward first")
+        storages = [tensor.untyped_storage() for tensor in held if tensor.layout == torch.strided]
+        addresses = frozenset(storage._cdata for storage in storages)
+        if addresses != self._storages:
+            # A weak reference keeps an address from being given to an activation once its weight has been replaced.
+            self._pins = [StorageWeakRef(storage) for storage in storages]
+            self._storages = addresses
         self._shapes = frozenset(
             shape
             for parameter in self._model.parameters()
@@ -58,7 +76,7 @@ class Weights:
         return (tensor.is_leaf and tensor.requires_grad) or tensor.untyped_storage()._cdata in self._storages
 
     def copied_into(self, tensor: Tensor) -> bool:
-        """Whether the tensor is a copy or view of one parameter, such as autocast's copy in 16 bits."""
+        """Whether the tensor is made of parameters by copying alone, such as autocast's copy in 16 bits."""
         node = tensor.grad_fn
         if node is None:
             # A frozen weight's copy has no history; its shape and autocast give it away.
@@ -67,7 +85,12 @@ class Weights:
                 and torch.is_autocast_enabled(tensor.device.type)
                 and tuple(tensor.shape) in self._shapes
             )
-        while node is not None and node.name() in _COPIES:
-            sources = [source for source, _ in node.next_functions if source is not None]
-            node = sources[0] if len(sources) == 1 else None
-        return node is not None and node.name() == "torch::autograd::AccumulateGrad"
+        return _leads_to_leaves(node)
+
+
+def _leads_to_leaves(node: Node) -> bool:
+    """Whether nothing but copies lies between a node and the leaves that it comes from."""
+    if node.name() == "torch::autograd::AccumulateGrad":
+        return True
+    sources = [source for source, _ in node.next_functions]
+    return node.name() in _COPIES and all(source is not None and _leads_to_leaves(source) for source in sources)

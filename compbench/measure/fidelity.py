@@ -43,11 +43,18 @@ def gradient_cosine(step: Step, session: Session, batch: Batch) -> GradientCosin
     pairs = list(zip(exact, compressed, strict=True))
     return GradientCosine(
         total=_cosine(torch.cat([a.flatten() for a, _ in pairs]), torch.cat([b.flatten() for _, b in pairs])),
-        smallest=min((_cosine(a, b) for a, b in pairs if a.any()), default=float("nan")),
+        smallest=_smallest([_cosine(a, b) for a, b in pairs if a.any()]),
     )
 
 
 def _cosine(exact: Tensor, other: Tensor) -> float:
     # In float64: in float32 a cosine of equal vectors comes out as much as 2e-4 from one.
     a, b = exact.double().flatten(), other.double().flatten()
+    if not b.any():
+        return 0.0  # a gradient that is gone points nowhere
     return float(a @ b / (a.norm() * b.norm()))
+
+
+def _smallest(cosines: list[float]) -> float:
+    """The smallest of some cosines; NaN where one is, since a gradient that is not finite is the worst of all."""
+    return float(torch.tensor(cosines, dtype=torch.float64).min()) if cosines else float("nan")

@@ -62,6 +62,12 @@ def test_heads_fold_into_the_width() -> None:
     assert width(detached) == 144  # from the strides alone
 
 
+def test_heads_fold_alone_where_positions_come_before_the_batch() -> None:
+    # As nn.MultiheadAttention has it: (T, B, H, d) in memory, (B, H, T, d) to look at.
+    fresh = torch.randn(9, 4 * 3, 16).transpose(0, 1).view(4, 3, 9, 16)
+    assert width(fresh) == 48
+
+
 def test_channels_become_columns() -> None:
     image = torch.randn(2, 5, 4, 3)
     fold = find_fold(image, channels_first=True)

@@ -287,18 +287,6 @@ def attention_gradients(settings: str | None) -> list[Tensor]:
         model.qkv.weight.mul_(6)  # sharp attention, as after training
     x = torch.randn(4, 9, 32)
 
-    class Coarse(Compressor):
-        """Rounds to quarters."""
-
-        name = "coarse"
-
-        def codec(self, site, generator):
-            class CoarseCodec(Codec):
-                def encode(self, rows: Tensor) -> Payload:
-                    return Dense((rows * 2).round() / 2)
-
-            return CoarseCodec()
-
     session = session_of(model, Coarse(), attention=settings) if settings else None
     with session or nullcontext(), session.step() if session else nullcontext():
         model(x).square().mean().backward()
@@ -585,3 +573,155 @@ def test_second_derivatives_match_where_nothing_is_lost() -> None:
 
     for a, b in zip(penalty(None), penalty(session_of(model, zoo.Copy())), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+class Coarse(Compressor):
+    """Rounds to halves."""
+
+    name = "coarse"
+
+    def codec(self, site, generator):
+        class CoarseCodec(Codec):
+            def encode(self, rows: Tensor) -> Payload:
+                return Dense((rows * 2).round() / 2)
+
+        return CoarseCodec()
+
+
+def test_multi_head_attention_modules_are_treated_like_attention_itself() -> None:
+    def gradient(mode: str | None) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.MultiheadAttention(32, 4, batch_first=True, bias=False)
+        with torch.no_grad():
+            model.in_proj_weight.mul_(6)
+        x = torch.randn(4, 9, 32)
+        session = session_of(model, Coarse(), attention=mode) if mode else None
+        with session or nullcontext(), session.step() if session else nullcontext():
+            model(x, x, x, need_weights=False)[0].square().mean().backward()
+        if session is not None and mode == "raw":
+            assert any(site.reason == "attention is left raw" for site in session.sites())
+        return model.in_proj_weight.grad.flatten().double()
+
+    exact = gradient(None)
+    error = {mode: ((gradient(mode) - exact).norm() / exact.norm()).item() for mode in ("recompute", "raw", "literal")}
+    assert error["raw"] < error["recompute"] < error["literal"] / 2
+    assert F.scaled_dot_product_attention.__name__ == "scaled_dot_product_attention"
+
+
+@pytest.mark.parametrize("shared", ["same", "dependent"])
+def test_second_derivatives_of_attention_whose_operands_share_a_history(shared: str) -> None:
+    class SelfAttention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            k = x * 1.0
+            q, v = (k, k) if shared == "same" else (k * 2, k + 1)
+            return F.scaled_dot_product_attention(q, k, v)
+
+    model = SelfAttention()
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64, requires_grad=True)
+
+    def curvature(session: Session | None) -> tuple[Tensor, Tensor]:
+        with session or nullcontext(), session.step() if session else nullcontext():
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+                (slope,) = torch.autograd.grad(model(x).pow(3).sum(), x, create_graph=True)
+                return slope, torch.autograd.grad(slope.square().sum(), x)[0]
+
+    for a, b in zip(curvature(None), curvature(session_of(model, zoo.Copy())), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_weights_that_are_computed_are_never_compressed(bf16: bool) -> None:
+    class Computed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ParameterList([nn.Parameter(torch.randn(16, 32)) for _ in range(3)])
+            self.stack = nn.Parameter(torch.randn(2, 48, 48))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.linear(x, torch.cat(list(self.parts)))
+            y = F.linear(y, self.stack.unbind(0)[1])
+            weight = self.stack[0]
+            return F.linear(y.tanh(), weight / weight.norm())
+
+    model, x = Computed(), torch.randn(200, 32, requires_grad=True)
+    with session_of(model, zoo.Recording()) as session, session.step():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = model(x * 1).float().sum()
+        assert {len(rows) for codec in zoo.CODECS.values() for rows in codec.encoded} <= {200}
+        loss.backward()
+    assert any(not site.reason for site in session.sites())
+
+
+def test_failed_steps_and_probes_leave_what_later_steps_decide_by() -> None:
+    class Shares(Compressor):
+        """Pays only where a site has several calls."""
+
+        name = "shares"
+
+        def codec(self, site, generator):
+            class SharesCodec(zoo.HalfCodec):
+                def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int:
+                    return rows * site.width * itemsize + 1
+
+            return SharesCodec()
+
+    model, x = zoo.Recursive(calls=4), torch.randn(4, 9, 32)
+    session = session_of(model, Shares())
+
+    def step() -> list[tuple[str, int, str]]:
+        with session.step():
+            model(x).square().mean().backward()
+        return [(site.name, site.kept_bytes, site.reason) for site in session.sites()]
+
+    with session:
+        step()
+        steady = step()
+        with pytest.raises(ZeroDivisionError), session.step():
+            raise ZeroDivisionError(model(x).mean())
+        assert step() == steady
+        model.calls = 1
+        with session.probe():
+            model(x).square().mean().backward()
+        model.calls = 4
+        assert [(site.name, site.kept_bytes, site.reason) for site in session.sites()] == steady
+        assert step() == steady
+
+
+def test_an_interrupted_forward_is_forgotten_by_the_next_step() -> None:
+    class Interrupted(zoo.GatedMLP):
+        stop = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.stop:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    model, x = Interrupted(), torch.randn(40, 32)
+    with session_of(model, zoo.Half()) as session:
+        with pytest.raises(KeyboardInterrupt), session.step():
+            model(x)
+        model.stop = False
+        with session.step():
+            model(x).exp().sum().backward()
+    assert "/loss_32" in {site.name for site in session.sites()}
+
+
+def test_sparse_operands_pass_through() -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(32, 16)
+            self.register_buffer("edges", torch.eye(40).to_sparse())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sparse.mm(self.edges, self.layer(x))
+
+    model, x = Graph(), torch.randn(40, 32)
+    with session_of(model, zoo.Half()) as session, session.step():
+        model(x).square().sum().backward()
+    assert model.layer.weight.grad is not None
+
+
+def test_lazy_modules_must_have_run_once() -> None:
+    with pytest.raises(CaptureError, match="run one forward first"):
+        session_of(nn.Sequential(nn.LazyLinear(4)), zoo.Half())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,6 +85,27 @@ def test_cosine_is_that_of_the_gradients() -> None:
     found = gradient_cosine(step, session_of(step, zoo.Half()), batch)
     assert found.total == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-12)
     assert found.smallest < found.total < 1
+
+
+def test_a_gradient_that_is_gone_or_not_finite_is_the_smallest_cosine() -> None:
+    def spoiled(value: float) -> float:
+        class Spoils(zoo.Half):
+            """Spoils what down's weight gradient is made of."""
+
+            name = "spoils"
+
+            def codec(self, site, generator):
+                class SpoilsCodec(zoo.HalfCodec):
+                    def encode(self, rows: Tensor):
+                        return super().encode(rows * value if site.module.endswith("down") else rows)
+
+                return SpoilsCodec()
+
+        step, batch = parts(calls=1)
+        return gradient_cosine(step, session_of(step, Spoils()), batch).smallest
+
+    assert spoiled(0.0) == 0
+    assert math.isnan(spoiled(math.nan))
 
 
 def test_memory_of_half_precision_is_half_of_what_it_compresses() -> None:

@@ -302,7 +302,8 @@ def test_everything_of_a_suite_arrives(bench: Bench) -> None:
 
 def test_a_field_that_the_depth_overrides_is_a_mistake(bench: Bench) -> None:
     text = (
-        "name: small\nworkload: {name: trm_maze, grid: 7, hidden: 8, heads: 2, train_mazes: 8, validation_mazes: 8, CYCLES}\n"
+        "name: small\n"
+        "workload: {name: trm_maze, grid: 7, hidden: 8, heads: 2, train_mazes: 8, validation_mazes: 8, CYCLES}\n"
         "arms: {none: none}\nmatrix: {depth: [4], seed: [0]}\n"
     )
     (problem,) = problems(bench, text.replace("CYCLES", "l_cycles: 5"))
