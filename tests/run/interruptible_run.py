@@ -1,5 +1,6 @@
 """Runs a suite of fake cells in the folder given, until it is done or told to stop."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -7,6 +8,10 @@ from compbench.run.progress import make_progress
 from compbench.run.runner import RunOptions, SuiteRunner
 from tests.run import fake_cells
 from tests.run.fake_suites import FakeRegistry, make_suite
+
+# Whatever the tests were started under, nohup say, which would have a hang-up ignored.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 results, grace, *deeds = sys.argv[1:]
 outcome = SuiteRunner(

@@ -238,7 +238,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on_later(process, tm
     run = process("ok", "hangs", "hangs_with_child", "slow")
     wait_for(lambda: len(pids_of_run(tmp_path)) == 3, run)
     run.send_signal(number)
-    output, _ = run.communicate(timeout=10)
+    output, _ = run.communicate(timeout=60)
     assert run.returncode == status, output
     assert output.splitlines()[-2:] == ["stopping 2 cells (once more, and they are killed at once)", "left 3"]
     assert all_end(pids_of_run(tmp_path))
