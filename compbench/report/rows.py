@@ -35,8 +35,8 @@ COLUMNS = (
     "gradient_cosine",
 )
 
-STATUSES = (*get_args(Status), "missing")
-"""The order in which statuses are counted; ``missing`` is a planned cell without a record."""
+STATUSES = get_args(Status)
+"""The order in which statuses are counted."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Row:
     """An arm at a depth. Numbers are over the seeds whose status is ``ok``; None where there is no such number.
 
     Attributes:
-        status: ``ok`` when every seed is, else a count by status such as ``ok 1, oom 1``.
+        status: ``ok`` when every seed that was run is, else a count by status such as ``ok 1, oom 1``; ``missing`` when
+            none was.
         seeds: number of seeds that are ok.
         saved_bytes: median over seeds; of an even number of seeds the lower of the two in the middle, so that the
             figure is one that was measured. So are ``uncompressed_bytes`` and ``peak_delta_bytes``.
@@ -135,7 +136,9 @@ def _row(arm: str, depth: int, cells: tuple[PlannedCell, ...]) -> Row:
 
 
 def _status(cells: Sequence[PlannedCell]) -> str:
-    counts = Counter(cell.status for cell in cells)
+    counts = Counter(cell.status for cell in cells if cell.result is not None)
+    if not counts:
+        return "missing"
     if set(counts) == {"ok"}:
         return "ok"
     return ", ".join(f"{status} {counts[status]}" for status in STATUSES if counts[status])

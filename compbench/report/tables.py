@@ -209,7 +209,8 @@ def _markdown(text: str) -> str:
 def _legend(metrics: Sequence[str], divisor: float, unit: str) -> list[str]:
     size = f"1 {unit} is {divisor:,.0f} bytes" if divisor > 1 else "B is bytes"
     sentences = [
-        "status: ok when every seed is; figures are over the seeds that are ok, and '-' is a figure that is not there.",
+        "status: ok when every seed that was run is; figures are over the seeds that are ok, and '-' is a figure that "
+        "is not there.",
         f"saved: what is held for the backward pass at its most in a step, every storage once ({size}); "
         "saving: the share of the same step's without the strategy that is not held. Medians over seeds.",
         "peak delta: highest live memory of a step beyond the static state of plain training, and the phase of the "
@@ -259,6 +260,10 @@ def _remarks(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
                 f"{row.arm} at depth {row.depth}: one step of the training held {worst:,} bytes, the saved figure is "
                 f"{row.saved_bytes:,}: who runs out of memory runs out of it there."
             )
+    planned = [cell for row in shown for cell in row.cells]
+    missing = sum(cell.result is None for cell in planned)
+    if missing:
+        remarks.append(f"{missing} of the {len(planned)} cells that these rows stand for have no record: see seeds.")
     depths: dict[int, list[str]] = {}
     for row in rows:
         if row not in shown:

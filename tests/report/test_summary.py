@@ -142,7 +142,7 @@ def test_a_record_that_cannot_be_used_is_warned_of_and_counts_as_missing(tmp_pat
     warnings = []
     text = write_results(folder, warnings.append)
     assert len(warnings) == 1
-    assert "ok 1, missing 1" in text
+    assert "1 of the 2 cells that these rows stand for have no record" in text
 
 
 def test_a_folder_that_does_not_exist_names_the_nearest(tmp_path):
