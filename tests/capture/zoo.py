@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compbench import Codec, Compressor, Dense, Payload, Site
+from compbench.capture.session import Session
+from compbench.capture.settings import CaptureSettings
 
 
 class KeepCodec(Codec):
@@ -161,3 +163,7 @@ class Residual(nn.Module):
         y = F.relu(self.norm(self.first(x)), inplace=True)
         y = F.relu(y + self.second(y), inplace=True)
         return self.head(y.mean(dim=(2, 3)))
+
+
+def session_of(model: nn.Module, compressor: Compressor, **settings: object) -> Session:
+    return Session(model, compressor, CaptureSettings(minimum_elements=64, **settings))
