@@ -136,3 +136,19 @@ def test_an_address_that_is_used_again_is_another_storage() -> None:
     with session_of(model, zoo.Copy()) as session, session.step():
         model(x).backward()
     torch.testing.assert_close(x.grad, 2 * x.detach() * (1 + 4 + 9) / x.numel())
+
+
+def test_a_storage_that_was_changed_in_place_is_saved_anew() -> None:
+    class Shifts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * 2
+            first = y.square()
+            with torch.no_grad():
+                y.add_(1)
+            return first.sum() + y.square().sum()
+
+    model, x = Shifts(), torch.randn(40, 32, requires_grad=True)
+    with session_of(model, zoo.Copy()) as session, session.step():
+        model(x).backward()
+    before = 2 * x.detach()
+    torch.testing.assert_close(x.grad, 2 * (2 * before + 2 * (before + 1)))
