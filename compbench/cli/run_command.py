@@ -45,7 +45,12 @@ def run(
     ] = Path("results"),
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Cells at a time; by default one a pair of cores, or one a GPU.", metavar="N"),
+        typer.Option(
+            min=1,
+            help="Cells at a time; by default one a pair of cores (cores over the suite's threads, if it sets them), or "
+            "one a GPU. Cells side by side disturb each other's times.",
+            metavar="N",
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,
