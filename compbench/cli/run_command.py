@@ -47,8 +47,8 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Cells at a time; by default one a pair of cores (cores over the suite's threads, if it sets them), or "
-            "one a GPU. Cells side by side disturb each other's times.",
+            help="Cells at a time; by default one a pair of cores (cores over the suite's threads, if it sets them), "
+            "or one a GPU. Cells side by side disturb each other's times.",
             metavar="N",
         ),
     ] = None,
