@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from compbench.capture import Session
 from compbench.registry import Registry
 from compbench.suite import load_suite
 from compbench.suite.loader import shipped_suites
@@ -24,6 +25,10 @@ def test_python_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
     namespace: dict[str, object] = {"__name__": "page"}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), namespace)
+    session = namespace["session"]
+    assert isinstance(session, Session)
+    assert session.steps > 0
+    assert any(site.kept_bytes < site.raw_bytes for site in session.sites())
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: page.name)
