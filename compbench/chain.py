@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import SerializeAsAny, model_validator
@@ -98,16 +98,16 @@ class _Link:
         self._names = ("chain", str(position), member.name)
         self._seed = generator.initial_seed()
         self._device = generator.device
-        self._width = 0
+        self.width = 0
         self._codec: Codec | None = None
         self.generator: torch.Generator | None = None
 
     def codec(self, width: int) -> Codec | None:
         """The codec for rows of ``width`` columns, made anew when the width is another one than before."""
-        if width != self._width:
+        if width != self.width:
             self.generator = seeds.generator(self._seed, *self._names, str(width), device=self._device)
             self._codec = self.member.codec(replace(self._site, width=width), self.generator)
-            self._width = width
+            self.width = width
         return self._codec
 
     @property
@@ -188,6 +188,21 @@ class ChainCodec(Codec):
     def state(self) -> Iterable[Tensor]:
         """What all codecs hold."""
         return [tensor for link in self._links for codec in link.current for tensor in codec.state()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the members' codecs, each with the width that it is for."""
+        return {
+            "links": [
+                {"width": link.width, "codecs": [codec.state_dict() for codec in link.current]} for link in self._links
+            ]
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Makes the members' codecs for the widths that they had, and gives them their states."""
+        for link, saved in zip(self._links, state["links"], strict=True):
+            link.codec(saved["width"])
+            for codec, codec_state in zip(link.current, saved["codecs"], strict=True):
+                codec.load_state_dict(codec_state)
 
     def statistics(self) -> dict[str, float]:
         """The figures of all members; one that an earlier member has too is called ``int8_rank``, after its member."""

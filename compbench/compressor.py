@@ -10,14 +10,16 @@ This module knows neither models nor autograd: purely matrices of rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+
+from compbench.state import attributes_state, load_attributes
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,25 @@ class Codec(ABC):
     def generators(self) -> Iterable[torch.Generator]:
         """The generators that the codec draws from beside the one that it was given; probing puts them back."""
         return ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a codec of the same strategy and site needs to go on bit-identically; asked for between steps.
+
+        By default all attributes: tensors, numbers, strings, generators, lists, tuples and dictionaries of them, and
+        the attributes of objects. The strategy and the site are left out, as :meth:`Compressor.codec` is given them.
+
+        Raises:
+            StateError: an attribute is of another kind; a codec with such attributes overrides this.
+        """
+        return attributes_state(self, given=(Compressor, Site))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` gave; called on a codec that was just made.
+
+        Raises:
+            StateError: the state is that of another kind of codec.
+        """
+        load_attributes(self, state, given=(Compressor, Site))
 
     def statistics(self) -> dict[str, float]:
         """Figures for the results, such as ``rank``, ``fidelity``, ``expansions``. Called between steps.

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"errors", "compressor", "hookspecs", "records", "seeds", "workloads.base"},
+    {"errors", "compressor", "hookspecs", "records", "seeds", "state", "workloads.base"},
     {"fields", "sources", "plugin_loading", "registry", "chain", "workloads"},
     {"capture"},
     {"measure", "suite"},
