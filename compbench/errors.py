@@ -23,6 +23,10 @@ class CaptureError(CompbenchError):
     """A session was used in a way that would have given wrong gradients or wrong numbers."""
 
 
+class CaptureWarning(UserWarning):
+    """Something in a model that a session can't see into, or can't do anything with; said once for each session."""
+
+
 class UnsupportedError(CompbenchError):
     """What was asked for is understood and can't be done; such a cell's status is ``unsupported``."""
 

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"errors", "compressor", "hookspecs", "records", "seeds", "state", "workloads.base"},
-    {"fields", "sources", "plugin_loading", "registry", "chain", "workloads"},
+    {"errors", "compressor", "hookspecs", "records", "seeds", "site_patterns", "state", "workloads.base"},
+    {"fields", "sources", "plugin_loading", "registry", "chain", "scaffold", "workloads"},
     {"capture"},
     {"measure", "suite"},
     {"run"},

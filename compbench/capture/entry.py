@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from compbench.capture.folding import Fold
-from compbench.capture.ledger import SavedLedger
+from compbench.capture.ledger import Held, SavedLedger, storages_of
+from compbench.capture.plainly import plainly
+from compbench.capture.sites import SiteBook
+from compbench.capture.special import parts
+from compbench.capture.steps import Steps
 from compbench.compressor import Payload
 from compbench.errors import PluginError
 
@@ -16,30 +24,92 @@ _MODIFIED = (
     "a saved {dtype} tensor of shape {shape} is at version {found}; expected version {expected} instead"
 )
 
+_T = TypeVar("_T")
+Alive = dict[int, weakref.ref[_T]]
+"""What is alive, by the address of its storage. The references are weak, and whatever dies takes its own away."""
+
+
+def look_up(alive: Alive[_T], address: int) -> _T | None:
+    """What is alive at an address, if anything is."""
+    reference = alive.get(address)
+    return None if reference is None else reference()
+
+
+def forget(alive: Alive[_T], address: int) -> None:
+    """Takes the reference at an address away, unless what it refers to is alive: a successor at the same address."""
+    reference = alive.get(address)
+    if reference is not None and reference() is None:
+        del alive[address]
+
 
 class Raw:
-    """A saved tensor that is kept as it is."""
+    """A saved tensor that is kept as it is.
 
-    def __init__(self, tensor: Tensor, ledgers: tuple[SavedLedger, ...]) -> None:
+    Args:
+        tensor: the tensor, of any layout and type.
+        steps: the steps of the session that it belongs to, if it belongs to one.
+        ledgers: where its storages are counted.
+        book: the site that saved it first.
+        alive: the session's raw storages by address, from which this one takes itself when it dies.
+        address: that of the tensor's storage.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_alive",
+        "_held",
+        "_ledgers",
+        "_number",
+        "_steps",
+        "_tensor",
+        "_version",
+        "book",
+    )
+
+    def __init__(
+        self,
+        tensor: Tensor,
+        steps: Steps | None = None,
+        ledgers: tuple[SavedLedger, ...] = (),
+        book: SiteBook | None = None,
+        alive: Alive[Raw] | None = None,
+        address: int = 0,
+    ) -> None:
         # Detached, since a saved output that knew its node would be a cycle that nothing frees; it shares the version.
         self._tensor = tensor.detach()
         self._version = tensor._version
-        self.ledgers = ledgers
+        self._steps = steps
+        self._number = 0 if steps is None else steps.done
+        self.book = book
+        self._ledgers = ledgers
+        self._held: Held = storages_of(parts(self._tensor)) if ledgers else ()
         for ledger in ledgers:
-            ledger.hold((self._tensor,))
+            ledger.hold(self._held)
+        self._address = address
+        self._alive = alive
+        if alive is not None:
+            alive[address] = weakref.ref(self)
 
     def unpack(self) -> Tensor:
         """The tensor.
 
         Raises:
+            CaptureError: its step has ended.
             RuntimeError: it was modified in place since; torch leaves this check to whoever sets hooks.
         """
-        check_version(self._tensor, self._version)
+        if self._steps is not None:
+            self._steps.use(self._number)
+        if self._tensor._version != self._version:
+            raise _modified(self._tensor.dtype, self._tensor.shape, self._tensor._version, self._version)
         return self._tensor
 
     def __del__(self) -> None:
-        for ledger in self.ledgers:
-            ledger.release((self._tensor,))
+        alive = getattr(self, "_alive", None)
+        if alive is not None:
+            forget(alive, self._address)
+        for ledger in getattr(self, "_ledgers", ()):
+            ledger.release(self._held)
 
 
 class Entry:
@@ -47,75 +117,172 @@ class Entry:
 
     The weak reference keeps the storage's address from being given to another one as long as the entry lives, so that
     the address can name it.
+
+    Args:
+        tensor: a saved tensor whose storage was encoded.
+        fold: how the storage became rows.
+        payload: what the strategy made of the rows.
+        owner: strategy and site, for messages.
+        steps: the session's steps.
+        ledger: the session's ledger; the site's is its book's.
+        book: the site's book.
+        entries: the session's live entries by address, from which this one takes itself when it dies.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_guard",
+        "_held",
+        "_ledger",
+        "_opaque",
+        "_rebuilt",
+        "_weak",
+        "address",
+        "book",
+        "device",
+        "dtype",
+        "entries",
+        "fold",
+        "number",
+        "original",
+        "owner",
+        "payload",
+        "source_bytes",
+        "steps",
+        "version",
+    )
+
     def __init__(
-        self, tensor: Tensor, fold: Fold, payload: Payload, owner: str, ledgers: tuple[SavedLedger, ...]
+        self,
+        tensor: Tensor,
+        fold: Fold,
+        payload: Payload,
+        owner: str,
+        steps: Steps,
+        ledger: SavedLedger,
+        book: SiteBook,
+        entries: Alive[Entry],
     ) -> None:
         storage = tensor.untyped_storage()
+        self.address = storage._cdata
         self.source_bytes = storage.nbytes()
-        self.owner = owner
         self.fold = fold
+        self.payload: Payload | None = payload
+        self.original: Tensor | None = None
+        self.owner = owner
         self.dtype = tensor.dtype
-        self.device_type = tensor.device.type
-        self.payload = payload
+        self.device = tensor.device
+        self.version = tensor._version
+        self.steps = steps
+        self.number = steps.done
+        self.book = book
         self._weak = StorageWeakRef(storage)
-        self._tensors = payload.tensors()
-        self._opaque = payload.opaque_bytes()
         self._rebuilt: StorageWeakRef | None = None
-        # A payload that keeps the rows themselves is as open to changes in place as a raw tensor.
-        aliased = any(kept.untyped_storage()._cdata == storage._cdata for kept in self._tensors)
-        self._guard = (tensor.detach(), tensor._version) if aliased else None
-        for ledger in ledgers:
-            ledger.hold(self._tensors, self._opaque)
-        self._ledgers = ledgers
+        self._guard = _version_counter(tensor)
+        self._opaque = payload.opaque_bytes()
+        self._held = storages_of(payload.tensors())
+        self._ledger = ledger
+        ledger.hold(self._held, self._opaque)
+        book.ledger.hold(self._held, self._opaque)
+        self.entries = entries
+        entries[self.address] = weakref.ref(self)
+
+    def keep(self, tensor: Tensor) -> None:
+        """Keeps the storage itself after all, in the place of the payload: somebody holds it in any case."""
+        if self.original is None:
+            held = storages_of((tensor,))
+            for ledger in (self._ledger, self.book.ledger):
+                ledger.release(self._held, self._opaque)
+                ledger.hold(held)
+            self.original, self.payload = tensor.detach(), None
+            self._held, self._opaque = held, 0
+
+    def check_version(self, shape: torch.Size) -> None:
+        """Raises what torch raises when a saved tensor was changed before its use."""
+        if self._guard._version != self.version:
+            raise _modified(self.dtype, shape, self._guard._version, self.version)
 
     def storage(self) -> Tensor:
-        """The storage's elements, rebuilt, ``(N * D,)``. Views that are unpacked together share it.
+        """The storage's elements, rebuilt, behind a tensor of any shape; views that are unpacked together share it.
 
         Raises:
-            PluginError: the payload decoded to another shape or type than was encoded.
+            PluginError: the payload decoded to another shape, type or device than was encoded.
         """
-        if self._guard is not None:
-            check_version(*self._guard)
         if self._rebuilt is not None:
             alive = torch.UntypedStorage._new_with_weak_ptr(self._rebuilt.cdata)
             if alive is not None:
-                return torch.empty(0, dtype=self.dtype, device=alive.device).set_(alive)
-        rows = self.payload.decode()
-        expected = (self.fold.rows, self.fold.width)
-        if tuple(rows.shape) != expected or rows.dtype != self.dtype:
-            raise PluginError(
-                f"{self.owner}: decode() gave {rows.dtype} rows of shape {tuple(rows.shape)}; "
-                f"{self.dtype} of shape {expected} were encoded"
-            )
-        flat = self.fold.unfold(rows)
+                return torch.empty(0, dtype=self.dtype, device=self.device).set_(alive)
+        if self.payload is None:
+            assert self.original is not None  # noqa: S101 - one of the two is always there
+            return self.original
+        flat = self.fold.unfold(self._decoded(self.payload))
         # From here on the storage's offset is 0, as views of the original count from its beginning.
         if flat.storage_offset() or not flat.is_contiguous() or flat.untyped_storage().nbytes() != self.source_bytes:
             flat = flat.clone(memory_format=torch.contiguous_format)
         self._rebuilt = StorageWeakRef(flat.untyped_storage())
         return flat
 
+    def _decoded(self, payload: Payload) -> Tensor:
+        try:
+            with plainly(self.device.type):
+                rows = payload.decode()
+        except Exception as error:
+            error.add_note(f"raised by decode(): {self.owner}")
+            raise
+        expected = (self.fold.rows, self.fold.width)
+        if tuple(rows.shape) != expected or rows.dtype != self.dtype or rows.device != self.device:
+            raise PluginError(
+                f"{self.owner}: decode() gave {rows.dtype} rows of shape {tuple(rows.shape)} on {rows.device}; "
+                f"{self.dtype} of shape {expected} on {self.device} were encoded"
+            )
+        return rows
+
     def __del__(self) -> None:
-        for ledger in getattr(self, "_ledgers", ()):
-            ledger.release(self._tensors, self._opaque)
+        entries = getattr(self, "entries", None)
+        if entries is not None:
+            forget(entries, self.address)
+            self._ledger.release(self._held, self._opaque)
+            self.book.ledger.release(self._held, self._opaque)
 
 
 class View:
     """A saved tensor whose storage is compressed: the entry, and where in the storage the tensor lies."""
 
+    __slots__ = ("_offset", "_shape", "_stride", "entry")
+
     def __init__(self, tensor: Tensor, entry: Entry) -> None:
         self.entry = entry
-        self._place = tensor.shape, tensor.stride(), tensor.storage_offset()
+        self._shape = tensor.shape
+        self._stride = tensor.stride()
+        self._offset = tensor.storage_offset()
 
     def unpack(self) -> Tensor:
-        """The tensor, at its rebuilt values."""
-        return self.entry.storage().as_strided(*self._place)
+        """The tensor, at its rebuilt values.
+
+        Raises:
+            CaptureError: its step has ended.
+            RuntimeError: it was modified in place since it was saved.
+        """
+        entry = self.entry
+        entry.steps.use(entry.number)
+        entry.check_version(self._shape)
+        return entry.storage().as_strided(self._shape, self._stride, self._offset)
 
 
-def check_version(tensor: Tensor, version: int) -> None:
-    """Raises what torch raises when a saved tensor was changed before its use."""
-    if tensor._version != version:
-        raise RuntimeError(
-            _MODIFIED.format(dtype=tensor.dtype, shape=tuple(tensor.shape), found=tensor._version, expected=version)
-        )
+_EMPTY: dict[torch.device, Tensor] = {}
+
+
+def _version_counter(tensor: Tensor) -> Tensor:
+    """A tensor without memory that counts the changes made to ``tensor`` in place: versions outlive what they count."""
+    counter = tensor.detach()
+    if isinstance(tensor, FakeTensor):
+        return counter  # without memory already, and never to be met by a tensor with some
+    empty = _EMPTY.get(tensor.device)
+    if empty is None:
+        empty = _EMPTY[tensor.device] = torch.empty(0, device=tensor.device)
+    counter.data = empty
+    return counter
+
+
+def _modified(dtype: torch.dtype, shape: torch.Size, found: int, expected: int) -> RuntimeError:
+    return RuntimeError(_MODIFIED.format(dtype=dtype, shape=tuple(shape), found=found, expected=expected))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -15,9 +18,14 @@ class ModuleTracker:
 
     Hooks are registered for all modules of the process, and modules looked up by identity, so that the model itself is
     not touched: a deep copy of it, made for an exponential moving average say, carries nothing of the session.
+
+    Args:
+        model: the model.
+        ran: called when the model begins a forward pass with gradients.
+        elsewhere: called with a module and its path when that begins one in another thread than the session's.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, ran: Callable[[], None], elsewhere: Callable[[nn.Module, str], None]) -> None:
         # With the modules themselves: the identity of one that was replaced may be given to another.
         self._modules = list(model.modules())
         self._paths = {id(module): path for path, module in model.named_modules()}
@@ -26,6 +34,13 @@ class ModuleTracker:
         self._stack: list[tuple[int, str]] = []
         self._handles: list[RemovableHandle] = []
         self._counts: list[dict[str, int]] = []
+        self._ran = ran
+        self._elsewhere = elsewhere
+        self._thread = threading.get_ident()
+
+    def has(self, module: nn.Module) -> bool:
+        """Whether a module is the model or part of it."""
+        return id(module) in self._paths
 
     @property
     def running(self) -> bool:
@@ -49,17 +64,25 @@ class ModuleTracker:
         return counts[role] - 1
 
     def start(self) -> None:
-        """Begins to follow the model."""
+        """Begins to follow the model, in this thread."""
+        self._thread = threading.get_ident()
 
         def entered(module: nn.Module, arguments: Any) -> None:
             path = self._paths.get(id(module))
-            if path is not None:
-                self._stack.append((id(module), path))
-                self._counts.append({})
+            if path is None:
+                return
+            if not self._here():
+                if torch.is_grad_enabled():
+                    self._elsewhere(module, path)
+                return
+            if not self._stack and torch.is_grad_enabled():
+                self._ran()
+            self._stack.append((id(module), path))
+            self._counts.append({})
 
         def left(module: nn.Module, arguments: Any, output: Any) -> None:
             # A module whose forward never began, since another hook raised, is not on the stack.
-            if self._stack and self._stack[-1][0] == id(module):
+            if self._stack and self._stack[-1][0] == id(module) and self._here():
                 self._stack.pop()
                 self._counts.pop()
 
@@ -67,6 +90,10 @@ class ModuleTracker:
             register_module_forward_pre_hook(entered),
             register_module_forward_hook(left, always_call=True),
         ]
+
+    def _here(self) -> bool:
+        """Whether this thread is the session's, or one of autograd's, which recompute what was checkpointed."""
+        return threading.get_ident() == self._thread or torch._C._current_graph_task_id() != -1
 
     def stop(self) -> None:
         """Ends following the model."""

@@ -23,6 +23,8 @@ _PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "mm", "bmm"})
 _CHANNELS_FIRST = _CONVOLUTIONS | {"batch_norm", "instance_norm", "group_norm"}
 _ATTENTION = "scaled_dot_product_attention"
 _MULTI_HEAD = "multi_head_attention_forward"
+_KNOWN = _WITH_WEIGHT | _PRODUCTS | _CHANNELS_FIRST | {"addmm", _ATTENTION, _MULTI_HEAD}
+"""Operators of which something is to be known; during all others the attributes stay as they are at rest."""
 
 
 class OperatorTracker(TorchFunctionMode):
@@ -32,6 +34,11 @@ class OperatorTracker(TorchFunctionMode):
         attention: what to do with attention; see :class:`CaptureSettings`.
         active: whether the model is running and its saved tensors come to this session.
         weights: tells weights from activations.
+
+    Attributes:
+        weight_only: whether what the running operator saves of an activation serves a weight's gradient alone.
+        channels_first: whether it takes features in dimension 1.
+        raw_reason: why what it saves must be left raw; empty where it need not.
     """
 
     def __init__(self, attention: Attention, active: Callable[[], bool], weights: Weights) -> None:
@@ -40,14 +47,9 @@ class OperatorTracker(TorchFunctionMode):
         self._active = active
         self._weights = weights
         self._weight: Tensor | None = None
-        self.operator = ""
         self.weight_only = False
+        self.channels_first = False
         self.raw_reason = ""
-
-    @property
-    def channels_first(self) -> bool:
-        """Whether the operator that is running takes features in dimension 1."""
-        return self.operator in _CHANNELS_FIRST
 
     def takes_as_weight(self, tensor: Tensor) -> bool:
         """Whether the operator that is running takes the tensor as its weight, be that a parameter or computed."""
@@ -63,12 +65,12 @@ class OperatorTracker(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name == "__get__" or not self._active() or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
-        outer = self.operator, self.weight_only, self.raw_reason, self._weight
-        self.operator = name
+        if name not in _KNOWN or not torch.is_grad_enabled() or not self._active():
+            return func(*args, **kwargs) if kwargs else func(*args)
+        kwargs = kwargs or {}
+        outer = self.weight_only, self.channels_first, self.raw_reason, self._weight
+        self.channels_first = name in _CHANNELS_FIRST
         self._weight = _second(args, kwargs) if name in _WITH_WEIGHT else None
         self.weight_only = self._serves_weights_alone(name, args)
         try:
@@ -80,7 +82,7 @@ class OperatorTracker(TorchFunctionMode):
                     return func(*args, **kwargs)
             return func(*args, **kwargs)
         finally:
-            self.operator, self.weight_only, self.raw_reason, self._weight = outer
+            self.weight_only, self.channels_first, self.raw_reason, self._weight = outer
 
     def _attend(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Attention as the settings have it."""

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import weakref
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from compbench.capture.entry import Entry, Raw, View
-from compbench.capture.folding import Fold, find_fold, storage_key
-from compbench.capture.honesty import check_declared, check_state
+from compbench.capture.books import Books
+from compbench.capture.entry import Raw, View
+from compbench.capture.honesty import check_state
 from compbench.capture.ledger import SavedLedger
 from compbench.capture.modules import ModuleTracker
 from compbench.capture.operators import OperatorTracker
+from compbench.capture.saving import Saver
 from compbench.capture.settings import CaptureSettings
-from compbench.capture.sites import SiteBook, SiteReport
+from compbench.capture.sites import SiteBook, SiteReports
+from compbench.capture.special import refuse_model
+from compbench.capture.steps import Steps
 from compbench.capture.weights import Weights
-from compbench.compressor import Codec, Compressor, Site
-from compbench.errors import CaptureError, UnsupportedError
-from compbench.seeds import generator as seeded
+from compbench.compressor import Compressor
+from compbench.errors import CaptureError, CaptureWarning, UnsupportedError
 
 _CHECKED_STEPS = 3
 """Steps after which codecs' state is compared with what they declare: enough for a calibration and what follows it."""
-
-_OUTSIDE = "outside the model"
-_RECOMPUTED = "recomputed in the backward pass, and used there at once"
 
 
 class _Open(threading.local):
@@ -47,7 +45,7 @@ _open = _Open()
 class Session:
     """A model whose saved activations go through a strategy; made by :func:`compbench.compress`.
 
-    While the session is open, every forward pass with gradient belongs to a step::
+    While the session is open, every forward pass with gradient belongs to a step, and so does its backward pass::
 
         with session:
             with session.step():
@@ -55,7 +53,8 @@ class Session:
                 loss.backward()
             optimizer.step()
 
-    Sessions may be nested: what a model saves goes to the session of that model.
+    A session is opened once, in the thread that trains. Sessions may be nested: what a model saves goes to the session
+    of that model, the innermost one if it has several.
     """
 
     def __init__(self, model: nn.Module, compressor: Compressor, settings: CaptureSettings, seed: int = 0) -> None:
@@ -63,21 +62,29 @@ class Session:
         self.compressor = compressor
         self.settings = settings
         self.seed = seed
-        self.ledger = SavedLedger()
-        self._books: dict[tuple[str, str, int, str], SiteBook] = {}
-        self._entries: weakref.WeakValueDictionary[object, Entry] = weakref.WeakValueDictionary()
-        self._raw: weakref.WeakValueDictionary[object, Raw] = weakref.WeakValueDictionary()
-        self._entry_books: weakref.WeakKeyDictionary[Entry, SiteBook] = weakref.WeakKeyDictionary()
+        self._steps = Steps()
+        self._books = Books(compressor, settings.sites, seed)
         self._weights = Weights(model)
-        self._modules = ModuleTracker(model)
+        self._modules = ModuleTracker(model, ran=self._runs, elsewhere=_refuse_thread)
         self._operators = OperatorTracker(
             attention="literal" if compressor.exact else settings.attention,
             active=self._receives,
             weights=self._weights,
         )
-        self._steps = 0
-        self._in_step = False
+        self._saver = Saver(
+            compressor.name,
+            settings.minimum_elements,
+            self._steps,
+            self._books,
+            self._weights,
+            self._modules,
+            self._operators,
+        )
+        self._outer: tuple[Session, ...] = ()
+        self._opened = False
         self._stack: ExitStack | None = None
+        self._last_devices: frozenset[torch.device] = frozenset()
+        self._sites_checked = False
 
     # ---------------------------------------------------------------- life
 
@@ -85,21 +92,18 @@ class Session:
         """Opens the session.
 
         Raises:
-            CaptureError: it is open already.
-            UnsupportedError: the model is compiled.
+            CaptureError: it is open, or was closed.
+            UnsupportedError: the model is compiled, sharded or replicated.
         """
-        if self._stack is not None:
-            raise CaptureError("this session is open already")
-        _refuse_compiled(self.model)
-        with ExitStack() as stack:
-            stack.enter_context(self.compressor.wrap(self.model))
-            self._modules.start()
-            stack.callback(self._modules.stop)
-            stack.enter_context(saved_tensors_hooks(_pack, _unpack))
-            stack.enter_context(self._operators)
-            _open.sessions.append(self)
-            stack.callback(_open.sessions.remove, self)
-            self._stack = stack.pop_all()
+        if self._opened:
+            state = "is open already" if self._stack is not None else f"was closed after {self._steps.done} steps"
+            raise CaptureError(
+                f"this session {state}; a session is opened once, make another by compbench.compress(...)"
+                " (session.paused() is for steps in between without it)"
+            )
+        refuse_model(self.model)
+        self._open()
+        self._opened = True
         return self
 
     def __exit__(
@@ -109,6 +113,37 @@ class Session:
         if stack is not None:
             stack.__exit__(kind, error, traceback)
 
+    def _open(self) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(self.compressor.wrap(self.model))
+            self._modules.start()
+            stack.callback(self._modules.stop)
+            stack.enter_context(saved_tensors_hooks(self._pack, _unpack))
+            stack.enter_context(self._operators)
+            self._outer = tuple(_open.sessions)
+            _open.sessions.append(self)
+            stack.callback(_open.sessions.remove, self)
+            self._stack = stack.pop_all()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The model as it is without the session, for plain steps or evaluation between two steps.
+
+        Raises:
+            CaptureError: the session is not open, a step is under way, or another session was opened inside this one.
+        """
+        if self._stack is None:
+            raise CaptureError(f"a pause needs an open session: {self._closed()}")
+        if self._steps.under_way:
+            raise CaptureError(f"a pause began inside step {self._steps.done}, which has not ended")
+        if _open.sessions[-1:] != [self]:
+            raise CaptureError("a session can't pause while another one that was opened inside it is open")
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self._open()
+
     @contextmanager
     def step(self) -> Iterator[None]:
         """One optimiser step: all its forward and backward passes. At its end the strategy moves its bases.
@@ -116,21 +151,40 @@ class Session:
         A step that raises is forgotten by the strategy.
 
         Raises:
-            CaptureError: the session is not open, or a step is under way.
+            CaptureError: the session is not open, a step is under way, the model moved to another device since the last
+                one, or the step ends without a forward or without a backward pass; in the first step also a pattern
+                of ``sites`` that matches nothing.
         """
         with self._counted("step"):
             try:
                 yield
+                self._steps.check_complete()
+                self._check_sites()
             except BaseException:
                 self._discard()
                 raise
-            for book in self._books.values():
+            if self._steps.skipped:
+                self._discard()
+                return
+            for book in self._books:
                 if book.codec is not None and book.calls:
-                    book.codec.end_step()
-                    if self._steps < _CHECKED_STEPS:
-                        check_state(book.codec, self._owner(book))
-            self._close_step()
-            self._steps += 1
+                    self._end_step(book)
+            for book in self._books:
+                book.close_step()
+            self._steps.done += 1
+            self._last_devices = self._weights.devices
+        if self._steps.done == 1:
+            self._tell_if_idle()
+
+    def skip(self) -> None:
+        """Leaves the step that is under way out: when it ends, the strategy forgets it, and it is not counted.
+
+        Raises:
+            CaptureError: no step is under way.
+        """
+        if self._steps.under_way != "step":
+            raise CaptureError("skip() belongs into `with session.step():`, and no step is under way")
+        self._steps.skipped = True
 
     @contextmanager
     def probe(self) -> Iterator[None]:
@@ -139,16 +193,17 @@ class Session:
         Raises:
             CaptureError: the session is not open, or a step is under way.
         """
-        known = dict(self._books)
-        marks = {book: book.marks() for book in known.values()}
-        streams = [(stream, stream.get_state()) for book in known.values() for stream in book.generators()]
+        known = list(self._books)
+        marks = [(book, book.marks()) for book in known]
+        streams = [(stream, stream.get_state()) for book in known for stream in book.generators()]
         with self._counted("probe"):
             try:
                 yield
+                self._check_sites()
             finally:
                 self._discard()
-                self._books = known
-                for book, mark in marks.items():
+                self._books.keep_only(known)
+                for book, mark in marks:
                     book.restore(mark)
                 for stream, state in streams:
                     stream.set_state(state)
@@ -156,24 +211,72 @@ class Session:
     @contextmanager
     def _counted(self, what: str) -> Iterator[None]:
         if self._stack is None:
-            raise CaptureError(f"a {what} needs an open session: put it inside `with compbench.compress(...)`")
-        if self._in_step:
-            raise CaptureError(f"a {what} began inside step {self._steps}, which has not ended")
+            raise CaptureError(f"a {what} needs an open session: {self._closed()}")
         self._weights.refresh()
+        self._check_devices()
+        self._steps.begin(what)
         self._modules.reset()
-        self._in_step = True
-        self.ledger.restart_peak()
+        self._saver.ledger.restart_peak()
         try:
             yield
         finally:
-            self._in_step = False
+            self._steps.end()
 
-    def _close_step(self) -> None:
-        for book in self._books.values():
-            book.close_step()
+    def _closed(self) -> str:
+        if self._opened:
+            return f"this one was closed after {self._steps.done} steps; make another by compbench.compress(...)"
+        return "put it inside `with compbench.compress(...) as session:`"
+
+    def _check_devices(self) -> None:
+        if self._last_devices and self._weights.devices != self._last_devices:
+            before, now = (
+                ", ".join(sorted(map(str, devices))) for devices in (self._last_devices, self._weights.devices)
+            )
+            raise CaptureError(
+                f"the model was on {before} in step {self._steps.done - 1} and is on {now} in step {self._steps.done}: "
+                "what the strategy has learnt stays where it was; move the model first and open a session then"
+            )
+
+    def _check_sites(self) -> None:
+        """In the first step or probe in which the model ran: all sites are known then."""
+        if not self._sites_checked and self._steps.ran and not self._steps.skipped:
+            self._books.check_patterns()
+            self._sites_checked = True
+
+    def _tell_if_idle(self) -> None:
+        """Says so if a strategy that should have done something did nothing."""
+        wraps = type(self.compressor).wrap is not Compressor.wrap
+        books = [book for book in self._books if book.last is not None]
+        wanted = [book for book in books if book.codec is not None]
+        if wraps or any(not book.reason or book.pays_from_now_on() for book in wanted):
+            return
+        if wanted:
+            book = max(wanted, key=lambda book: book.last.raw_bytes if book.last else 0)
+            why = f"its largest, {book.site.name}: {book.reason}"
+        elif any(book.untouched for book in books):
+            return  # a strategy, or a choice of sites, that leaves everything
+        else:
+            why = "; ".join(sorted({book.reason for book in books})) or "autograd saved nothing"
+        warnings.warn(
+            f"strategy '{self.compressor.name}' compressed nothing in the first step ({len(wanted)} sites; {why}); "
+            "print(session.sites()) tells more",
+            CaptureWarning,
+            stacklevel=4,
+        )
+
+    def _end_step(self, book: SiteBook) -> None:
+        assert book.codec is not None  # noqa: S101 - asked by the caller
+        owner = self._saver.owner(book)
+        try:
+            book.codec.end_step()
+        except Exception as error:
+            error.add_note(f"raised by end_step(): {owner}")
+            raise
+        if self._steps.done < _CHECKED_STEPS:
+            check_state(book.codec, owner)
 
     def _discard(self) -> None:
-        for book in self._books.values():
+        for book in self._books:
             if book.codec is not None and book.calls:
                 book.codec.discard_step()
             book.abandon_step()
@@ -183,13 +286,18 @@ class Session:
     @property
     def steps(self) -> int:
         """Number of steps that ended."""
-        return self._steps
+        return self._steps.done
+
+    @property
+    def ledger(self) -> SavedLedger:
+        """Counts what is held for backward."""
+        return self._saver.ledger
 
     @property
     def compresses(self) -> bool:
         """Whether the strategy does anything: changes how the model runs, or has a codec at a site met so far."""
         wraps = type(self.compressor).wrap is not Compressor.wrap
-        return wraps or any(book.codec is not None for book in self._books.values())
+        return wraps or any(book.codec is not None for book in self._books)
 
     @property
     def saved_bytes(self) -> int:
@@ -206,20 +314,20 @@ class Session:
         """Bytes of unique storages that the codecs hold by themselves now: bases and accumulators."""
         held = {
             tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
-            for book in self._books.values()
+            for book in self._books
             if book.codec is not None
             for tensor in book.codec.state()
         }
         return sum(held.values())
 
-    def sites(self) -> list[SiteReport]:
-        """What every site saved in the last step, in the order in which sites were first met."""
-        return [book.last for book in self._books.values() if book.last is not None]
+    def sites(self) -> SiteReports:
+        """What every site saved in the last step, in the order in which they were first met; ``print`` shows them."""
+        return self._books.reports()
 
     def statistics(self) -> dict[str, float]:
         """The codecs' figures over all sites: integers are counts and are added, floating-point numbers averaged."""
         gathered: dict[str, list[float]] = {}
-        for book in self._books.values():
+        for book in self._books:
             if book.codec is not None and book.last_calls and not book.reason:
                 for name, value in book.codec.statistics().items():
                     gathered.setdefault(name, []).append(value)
@@ -228,167 +336,81 @@ class Session:
             for name, values in gathered.items()
         }
 
+    # ---------------------------------------------------------------- going on later
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a new session with the same model, strategy and seed needs to go on bit-identically.
+
+        Plain data and tensors: ``torch.save`` writes it, ``torch.load(weights_only=True)`` reads it.
+
+        Raises:
+            CaptureError: a step is under way.
+            StateError: a codec holds something that it can't save.
+        """
+        if self._steps.under_way:
+            raise CaptureError(f"the state was asked for inside step {self._steps.done}, which has not ended")
+        return {**self._identity(), "steps": self._steps.done, "sites": self._books.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` gave; called before the first step.
+
+        Raises:
+            CaptureError: steps are behind this session, or the state is that of another strategy, setting or seed.
+        """
+        if self._steps.done or self._steps.under_way:
+            raise CaptureError(f"a state is loaded before the first step, and {self._steps.done} are done")
+        for name, own in self._identity().items():
+            if state.get(name) != own:
+                raise CaptureError(f"the state is that of {name} {state.get(name)!r}, and this session has {own!r}")
+        self._books.load_state_dict(state["sites"])
+        self._steps.done = state["steps"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "strategy": self.compressor.name,
+            "settings": self.compressor.model_dump_json(),
+            "capture": self.settings.model_dump_json(),
+            "seed": self.seed,
+        }
+
     # ---------------------------------------------------------------- saved tensors
+
+    def _runs(self) -> None:
+        self._steps.ran = True
 
     def _receives(self) -> bool:
         """Whether tensors that are saved now come to this session, for its model."""
-        return self._modules.running and _innermost_hooks_are_ours() and _receiver() is self
+        if not self._modules.running:
+            return False
+        # Other hooks, such as those of torch.utils.checkpoint, may stand in front of ours.
+        top = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        innermost = None if top is None else getattr(top[0], "__self__", None)
+        return innermost is self or (isinstance(innermost, Session) and innermost._receiver() is self)
+
+    def _receiver(self) -> Session | None:
+        """Of this session and those around it, the innermost whose model is running."""
+        if self._modules.running:
+            return self
+        return next((session for session in reversed(self._outer) if session._modules.running), None)
 
     def _pack(self, tensor: Tensor) -> Raw | View:
-        if tensor.layout != torch.strided:
-            return Raw(tensor, ())  # sparse tensors have no storage that could be folded, or counted
-        if self._weights.holds(tensor):
-            return Raw(tensor, ())
-        if not self._modules.running:
-            return self._keep(tensor, _OUTSIDE)
-        if torch._C._current_graph_task_id() != -1:
-            return self._keep(tensor, _RECOMPUTED)
-        if not self._in_step:
-            raise CaptureError(
-                "the model ran with gradients inside a session but outside a step: "
-                "put forward and backward into `with session.step():`, or evaluate under torch.no_grad()"
-            )
-        key = storage_key(tensor)
-        entry = self._entries.get(key)
-        if entry is not None and not self._operators.raw_reason:
-            self._entry_books[entry].propagating |= not self._operators.weight_only
-            return View(tensor, entry)
-        reason = self._reason(tensor)
-        if reason or key in self._raw:
-            return self._keep(tensor, reason)
-        fold = find_fold(tensor, self._channels_first(tensor))
-        if fold is None:
-            return self._keep(tensor, "has no rows")
-        book = self._book(fold, tensor)
-        book.propagating |= not self._operators.weight_only
-        codec = book.codec
-        if codec is None:
-            return self._keep(tensor, "the strategy leaves it", book)
-        raw_bytes = tensor.untyped_storage().nbytes()
-        calls = max(book.last_calls, 1)
-        kept = codec.kept_bytes(fold.rows, calls, tensor.itemsize)
-        if kept is not None and kept >= calls * raw_bytes:
-            return self._keep(tensor, f"would keep {kept} of {calls * raw_bytes} bytes", book)
-        book.reason = ""
-        entry = self._encode(tensor, fold, book, codec)
-        self._entries[key] = entry
-        self._entry_books[entry] = book
-        book.saved(fold.rows, tensor.dtype, raw_bytes)
-        return View(tensor, entry)
-
-    def _encode(self, tensor: Tensor, fold: Fold, book: SiteBook, codec: Codec) -> Entry:
-        owner = self._owner(book)
-        with _plainly(tensor.device.type):
-            payload = codec.encode(fold.fold(tensor))
-        if type(payload) not in book.checked:
-            check_declared(payload, owner)
-            book.checked.add(type(payload))
-        return Entry(tensor, fold, payload, owner, (self.ledger, book.ledger))
-
-    def _owner(self, book: SiteBook) -> str:
-        return f"strategy '{self.compressor.name}' at site {book.site.name}"
-
-    def _reason(self, tensor: Tensor) -> str:
-        """Why a tensor must be left as it is, or nothing."""
-        if not tensor.is_floating_point():
-            return f"{str(tensor.dtype).removeprefix('torch.')} is not real floating point"
-        if tensor.untyped_storage().nbytes() < self.settings.minimum_elements * tensor.itemsize:
-            return f"fewer than {self.settings.minimum_elements} elements"
-        if self._weights.copied_into(tensor):
-            return "copy of a weight"
-        if self._operators.takes_as_weight(tensor):
-            return "weight of a layer"
-        if not tensor.requires_grad:
-            return "carries no gradient"
-        return self._operators.raw_reason
-
-    def _keep(self, tensor: Tensor, reason: str, book: SiteBook | None = None) -> Raw:
-        key = storage_key(tensor)
-        known = self._raw.get(key)
-        if known is not None:
-            return Raw(tensor, (self.ledger, *known.ledgers[1:]))  # counted at the site that saved it first
-        if book is None:
-            book = self._raw_book(tensor, reason)
-        book.reason = reason
-        raw = Raw(tensor, (self.ledger, book.ledger))
-        self._raw[key] = raw
-        width = book.site.width or 1
-        raw_bytes = tensor.untyped_storage().nbytes()
-        book.saved(raw_bytes // tensor.itemsize // width, tensor.dtype, raw_bytes)
-        return raw
-
-    def _book(self, fold: Fold, tensor: Tensor) -> SiteBook:
-        """The book of the site where a storage is saved that was not saved before."""
-        role = f"{self._modules.tag}_{fold.width}"
-        index = self._modules.count(role)
-        key = (self._modules.path, role, index, "")
-        book = self._books.get(key)
-        if book is None:
-            site = Site(self._modules.path, role, fold.width, index)
-            stream = seeded(self.seed, "strategy", site.name, device=tensor.device)
-            book = self._books[key] = SiteBook(site, self.compressor.codec(site, stream), stream)
-        return book
-
-    def _raw_book(self, tensor: Tensor, reason: str) -> SiteBook:
-        """The book of what is left raw for the same reason, with the same width, by the same module."""
-        path = self._modules.path if self._modules.running else ""
-        tag = self._modules.tag if self._modules.running else "loss"
-        width = tensor.shape[-1] if tensor.dim() else 1
-        key = (path, f"{tag}_{width}", 0, reason)
-        book = self._books.get(key)
-        if book is None:
-            book = self._books[key] = SiteBook(Site(path, f"{tag}_{width}", width), None, None, reason)
-        return book
-
-    def _channels_first(self, tensor: Tensor) -> bool:
-        return self._operators.channels_first or (tensor.dim() >= 4 and self._modules.convolutional)
-
-
-def _receiver() -> Session | None:
-    """The open session whose model is running, innermost first."""
-    for session in reversed(_open.sessions):
-        if session._modules.running:
-            return session
-    return None
-
-
-def _pack(tensor: Tensor) -> Raw | View:
-    # Only the innermost pair of hooks runs: it hands over to the session whose model is running.
-    # What is saved while none is, by a loss say, counts for the innermost one with a step under way.
-    session = _receiver() or next((s for s in reversed(_open.sessions) if s._in_step), None)
-    return Raw(tensor, ()) if session is None else session._pack(tensor)
+        # Only the innermost pair of hooks runs: it hands over to the session whose model is running.
+        # What is saved while none is, by a loss say, counts for the innermost one with a step under way.
+        session = self._receiver()
+        if session is None:
+            around = (self, *reversed(self._outer))
+            session = next((session for session in around if session._steps.under_way), None)
+        return Raw(tensor) if session is None else session._saver.pack(tensor)
 
 
 def _unpack(saved: Raw | View) -> Tensor:
-    if isinstance(saved, Raw):
-        return saved.unpack()
-    with _plainly(saved.entry.device_type):
-        return saved.unpack()
+    return saved.unpack()
 
 
-@contextmanager
-def _plainly(device_type: str) -> Iterator[None]:
-    """Without gradient and without autocast: a strategy computes in the types that it chooses."""
-    with torch.no_grad():
-        if torch.is_autocast_enabled(device_type):
-            with torch.autocast(device_type, enabled=False):
-                yield
-        else:
-            yield
-
-
-def _innermost_hooks_are_ours() -> bool:
-    """Whether no other hooks, such as those of ``torch.utils.checkpoint``, stand in front of ours."""
-    top = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    return top is not None and top[0] is _pack
-
-
-def _refuse_compiled(model: nn.Module) -> None:
-    dynamo = sys.modules.get("torch._dynamo")
-    for path, module in model.named_modules():
-        wrapped = dynamo is not None and isinstance(module, dynamo.eval_frame.OptimizedModule)
-        if wrapped or getattr(module, "_compiled_call_impl", None) is not None:
-            raise UnsupportedError(
-                f"module '{path or type(module).__name__}' is compiled: torch.compile runs all unpack hooks at the "
-                "start of the backward pass, so nothing would be saved (pytorch#148222); compress the model uncompiled"
-            )
+def _refuse_thread(module: nn.Module, path: str) -> None:
+    """Refuses a forward pass with gradients in a thread in which no session is open that has the module."""
+    if not any(session._modules.has(module) for session in _open.sessions):
+        raise UnsupportedError(
+            f"module '{path or type(module).__name__}' ran with gradients in another thread than the one that opened "
+            "its session, where nothing that it saves is caught; open the session in the thread that trains"
+        )

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from compbench.capture.ledger import SavedLedger
 from compbench.compressor import Codec, Payload, Site
@@ -44,19 +45,67 @@ class SiteReport:
     propagating: bool
     statistics: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def rank(self) -> float | None:
+        """The rank that the strategy ended the step with; None where it has none."""
+        return self.statistics.get("rank")
+
+    @property
+    def fidelity(self) -> float | None:
+        """The cosine of rows and rebuilt rows that the strategy measured; None where it measures none."""
+        return self.statistics.get("fidelity")
+
+    @property
+    def error(self) -> str:
+        """``propagating`` or ``weight-only``: what an error there would touch."""
+        return "propagating" if self.propagating else "weight-only"
+
     def record(self) -> dict[str, Any]:
         """The report as plain data."""
         return asdict(self)
 
 
+class SiteReports(list[SiteReport]):
+    """The reports of all sites; ``print`` shows them as a table."""
+
+    def __str__(self) -> str:
+        columns = ("site", "calls", "rows", "width", "dtype", "raw bytes", "kept bytes", "rank", "fidelity", "error")
+        rows = [
+            (
+                site.name,
+                site.calls,
+                site.rows,
+                site.width,
+                site.dtype,
+                f"{site.raw_bytes:,}",
+                f"{site.kept_bytes:,}",
+                "" if site.rank is None else f"{site.rank:g}",
+                "" if site.fidelity is None else f"{site.fidelity:.3f}",
+                site.error,
+                site.reason,
+            )
+            for site in self
+        ]
+        align = ("left", *["right"] * 3, "left", *["right"] * 4, "left", "left")
+        return tabulate(rows, headers=(*columns, "left raw, since"), colalign=align, disable_numparse=True)
+
+
 class SiteBook:
     """One site's codec and what it counted in the current and in the last step."""
 
-    def __init__(self, site: Site, codec: Codec | None, generator: torch.Generator | None, reason: str = "") -> None:
+    def __init__(
+        self,
+        site: Site,
+        codec: Codec | None,
+        generator: torch.Generator | None,
+        reason: str = "",
+        untouched: str = "",
+    ) -> None:
         self.site = site
         self.codec = codec
         self.generator = generator
         self.reason = reason
+        self.untouched = untouched  # why there is no codec
         self.ledger = SavedLedger()
         self.propagating = False
         self.rows = 0
@@ -90,6 +139,14 @@ class SiteBook:
         self.calls = 0
         self.raw_bytes = 0
         self.ledger.restart_peak()
+
+    def pays_from_now_on(self) -> bool:
+        """Whether the site, left raw in a step for what it would keep, will be compressed with the calls now known."""
+        if self.codec is None or self.last is None:
+            return False
+        itemsize = self.last.raw_bytes // max(1, self.last.calls * self.last.rows * self.last.width)
+        kept = self.codec.kept_bytes(self.last.rows, self.last.calls, itemsize)
+        return kept is None or kept < self.last.raw_bytes
 
     def marks(self) -> tuple[str, bool, int, str]:
         """What a step leaves on the book beside its counts: reason, propagating, rows and type."""

@@ -8,6 +8,7 @@ from torch.autograd.graph import Node
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 
+from compbench.capture.special import parts
 from compbench.errors import CaptureError
 
 # Operators through which a weight passes unchanged but for its type, its shape or its place in memory.
@@ -51,6 +52,7 @@ class Weights:
         self._storages: frozenset[int] = frozenset()
         self._pins: list[StorageWeakRef] = []
         self._shapes: frozenset[tuple[int, ...]] = frozenset()
+        self.devices: frozenset[torch.device] = frozenset()
         self.refresh()
 
     def refresh(self) -> None:
@@ -58,7 +60,8 @@ class Weights:
         held = [*self._model.parameters(), *self._model.buffers()]
         if any(is_lazy(tensor) for tensor in held):
             raise CaptureError("the model has parameters without a shape yet (lazy modules); run one forward first")
-        storages = [tensor.untyped_storage() for tensor in held if tensor.layout == torch.strided]
+        storages = [part.untyped_storage() for tensor in held for part in parts(tensor)]
+        self.devices = frozenset(tensor.device for tensor in held)
         addresses = frozenset(storage._cdata for storage in storages)
         if addresses != self._storages:
             # A weak reference keeps an address from being given to an activation once its weight has been replaced.
@@ -71,9 +74,17 @@ class Weights:
             for shape in (tuple(parameter.shape), tuple(reversed(parameter.shape)))
         )
 
-    def holds(self, tensor: Tensor) -> bool:
-        """Whether the tensor lies in the memory of a parameter or buffer, or is a leaf that somebody optimises."""
-        return (tensor.is_leaf and tensor.requires_grad) or tensor.untyped_storage()._cdata in self._storages
+    def holds(self, tensor: Tensor, address: int | None = None) -> bool:
+        """Whether the tensor lies in the memory of a parameter or buffer, or of a leaf that somebody optimises.
+
+        Args:
+            tensor: any tensor.
+            address: that of its storage, where it is known already.
+        """
+        if (tensor.untyped_storage()._cdata if address is None else address) in self._storages:
+            return True
+        base = tensor if tensor._base is None else tensor._base
+        return base.is_leaf and base.requires_grad
 
     def copied_into(self, tensor: Tensor) -> bool:
         """Whether the tensor is made of parameters by copying alone, such as autocast's copy in 16 bits."""
@@ -85,7 +96,7 @@ class Weights:
                 and torch.is_autocast_enabled(tensor.device.type)
                 and tuple(tensor.shape) in self._shapes
             )
-        return _leads_to_leaves(node)
+        return node.name() in _COPIES and _leads_to_leaves(node)
 
 
 def _leads_to_leaves(node: Node) -> bool:

@@ -32,13 +32,13 @@ def gradient_cosine(step: Step, session: Session, batch: Batch) -> GradientCosin
 
     Args:
         step: the model.
-        session: its session, which must be closed.
+        session: its session, open.
         batch: examples, best such that were never trained on.
     """
     devices = [step.device] if step.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), session.paused():
         exact = step.gradients(batch)
-    with torch.random.fork_rng(devices), session, session.probe():
+    with torch.random.fork_rng(devices), session.probe():
         compressed = step.gradients(batch)
     pairs = list(zip(exact, compressed, strict=True))
     return GradientCosine(

@@ -76,19 +76,18 @@ def measure_memory(
 
     Args:
         step: the model.
-        session: its session, which must be closed.
+        session: its session, open.
         batch: the examples of a training step.
         optimizer: takes part in the step; its learning rate should be zero, so that weights stay.
         training_peak_saved_bytes: the most that was held for backward in any training step.
     """
     plain = Session(step.model, Uncompressed(), CaptureSettings())
-    measured = []
-    for measured_session in (plain, session):
-        with measured_session:
-            step_memory(step, measured_session, batch, optimizer)
-            measured.append(step_memory(step, measured_session, batch, optimizer))
+    with session.paused(), plain:
+        step_memory(step, plain, batch, optimizer)
+        uncompressed = step_memory(step, plain, batch, optimizer)
+    step_memory(step, session, batch, optimizer)
+    compressed = step_memory(step, session, batch, optimizer)
     step.clear_gradients()
-    uncompressed, compressed = measured
     return Memory(
         saved_bytes=compressed.saved_bytes,
         uncompressed_bytes=uncompressed.saved_bytes,

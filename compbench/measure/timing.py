@@ -23,7 +23,7 @@ def measure_time(step: Step, session: Session | None, batch: Batch, pairs: int) 
 
     Args:
         step: the model.
-        session: its session, which must be closed; None times the uncompressed step against itself.
+        session: its session, open; None times the uncompressed step against itself.
         batch: the examples of a training step.
         pairs: how many pairs, at least 1; one more is run first and not counted.
     """
@@ -36,7 +36,8 @@ def measure_time(step: Step, session: Session | None, batch: Batch, pairs: int) 
         for pair in range(-1, pairs):
             order = [(session, compressed), (None, plain)]
             for measured, seconds in order if pair % 2 else reversed(order):
-                taken = _step_seconds(step, measured, batch)
+                with session.paused() if session is not None and measured is None else nullcontext():
+                    taken = _step_seconds(step, measured, batch)
                 if pair >= 0:
                     seconds.append(taken)
     finally:
@@ -58,11 +59,9 @@ def measure_time(step: Step, session: Session | None, batch: Batch, pairs: int) 
 def _step_seconds(step: Step, session: Session | None, batch: Batch) -> float:
     step.clear_gradients()
     gc.collect()
-    # Opening a session looks the model's modules up: that happens once a training, not once a step.
-    with session or nullcontext():
-        step.synchronize()
-        start = time.perf_counter()
-        with session.step() if session is not None else nullcontext():
-            step.loss(batch).backward()
-        step.synchronize()
-        return time.perf_counter() - start
+    step.synchronize()
+    start = time.perf_counter()
+    with session.step() if session is not None else nullcontext():
+        step.loss(batch).backward()
+    step.synchronize()
+    return time.perf_counter() - start

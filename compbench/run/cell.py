@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,18 +123,21 @@ def _run(cell: Cell, findings: _Findings) -> None:
             findings.cosines[steps_done] = gradient_cosine(step, session, unseen)
 
     optimizer = make_optimizer(model, cell.training)
-    train(step, session, data.train, order, optimizer, cell.training, findings.training, probe)
-    extra = [registered.record for registered in registry.metrics.values()]
-    findings.values["metrics"] = evaluate(step, data.validation, 4 * cell.training.batch_size, extra)
-    findings.values["statistics"] = session.statistics()
+    with session:
+        train(step, session, data.train, order, optimizer, cell.training, findings.training, probe)
+        extra = [registered.record for registered in registry.metrics.values()]
+        with session.paused():
+            findings.values["metrics"] = evaluate(step, data.validation, 4 * cell.training.batch_size, extra)
+        findings.values["statistics"] = session.statistics()
 
-    batch = step.batch(data.train, order[0])
-    if cell.measuring.memory:
-        findings.memory = measure_memory(step, session, batch, optimizer, findings.training.peak_saved_bytes)
-    if cell.measuring.time_pairs:
-        # A strategy that compresses nothing is plain autograd: its ratio shows the noise of this measurement.
-        timed = session if session.compresses else None
-        findings.time = measure_time(step, timed, batch, cell.measuring.time_pairs)
+        batch = step.batch(data.train, order[0])
+        if cell.measuring.memory:
+            findings.memory = measure_memory(step, session, batch, optimizer, findings.training.peak_saved_bytes)
+        if cell.measuring.time_pairs:
+            # A strategy that compresses nothing is plain autograd: its ratio shows the noise of this measurement.
+            timed = session if session.compresses else None
+            with nullcontext() if timed else session.paused():
+                findings.time = measure_time(step, timed, batch, cell.measuring.time_pairs)
 
 
 def _check_source(registry: Registry, reference: PluginReference, kind: Any) -> None:

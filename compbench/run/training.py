@@ -85,13 +85,13 @@ def train(
 
     Args:
         step: the model.
-        session: the strategy's session, closed; None trains without any hook.
+        session: the strategy's session, open; None trains without any hook.
         data: training examples.
         order: what :func:`example_order` gave.
         optimizer: the optimiser; its learning rate is zero afterwards.
         settings: the training settings.
         record: where the loss curve goes.
-        probe: called after each step with the number of steps done, while the session is closed.
+        probe: called after each step with the number of steps done.
 
     Raises:
         DivergedError: a loss that is not finite.
@@ -102,7 +102,7 @@ def train(
             group["lr"] = settings.learning_rate * factor
         batch = step.batch(data, rows)
         optimizer.zero_grad(set_to_none=True)
-        with session or nullcontext(), session.step() if session is not None else nullcontext():
+        with session.step() if session is not None else nullcontext():
             loss = step.loss(batch)
             loss.backward()
         if session is not None:

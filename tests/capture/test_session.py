@@ -50,14 +50,21 @@ def test_a_forward_with_gradients_outside_a_step_is_an_error() -> None:
 
 
 def test_sessions_are_opened_once_and_steps_do_not_nest() -> None:
-    session = session_of(zoo.GatedMLP(), zoo.Half())
+    model, x = zoo.GatedMLP(), torch.randn(40, 32)
+    session = session_of(model, zoo.Half())
     with pytest.raises(CaptureError, match="open session"), session.step():
         pass
     with session:
         with pytest.raises(CaptureError, match="open already"):
             session.__enter__()
-        with session.step(), pytest.raises(CaptureError, match="has not ended"), session.step():
-            pass
+        with session.step():
+            with pytest.raises(CaptureError, match="began inside step 0, which has not ended"), session.step():
+                pass
+            model(x).sum().backward()
+    with pytest.raises(CaptureError, match="closed after 1 steps"), session.step():
+        pass
+    with pytest.raises(CaptureError, match="closed after 1 steps; a session is opened once"):
+        session.__enter__()
 
 
 def test_nested_sessions_each_take_their_own_models_tensors() -> None:
@@ -87,7 +94,7 @@ def test_a_probe_leaves_codecs_and_streams_as_they_were() -> None:
     assert (codec.steps, codec.discarded) == (1, 1)
 
 
-@pytest.mark.parametrize("strategy", [zoo.Keep(), zoo.Nothing()], ids=["keep", "nothing"])
+@pytest.mark.parametrize("strategy", [zoo.Keep(), zoo.Nothing(), zoo.Half()], ids=["keep", "nothing", "half"])
 def test_changes_in_place_between_save_and_use_are_found(strategy: Compressor) -> None:
     class Squares(nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,18 +44,19 @@ def test_every_pass_runs_on_the_device(name: str, parts: tuple[Step, Batch]) -> 
         for _ in range(3):
             with session.step():
                 step.loss(batch).backward()
-    assert gradient_cosine(step, session, batch).total > 0.5
-    memory = measure_memory(step, session, batch, None, 0)
-    assert memory.allocator_peak_delta_bytes is not None
-    if name != "identity":
-        assert memory.saved_bytes < memory.uncompressed_bytes
-        assert memory.allocator_peak_delta_bytes < memory.uncompressed_allocator_peak_delta_bytes
-    assert measure_time(step, session, batch, 2).ratio > 0
+        assert gradient_cosine(step, session, batch).total > 0.5
+        memory = measure_memory(step, session, batch, None, 0)
+        assert memory.allocator_peak_delta_bytes is not None
+        if name != "identity":
+            assert memory.saved_bytes < memory.uncompressed_bytes
+            assert memory.allocator_peak_delta_bytes < memory.uncompressed_allocator_peak_delta_bytes
+        assert measure_time(step, session, batch, 2).ratio > 0
 
 
 def test_the_ledger_and_the_allocator_agree_on_a_plain_step(parts: tuple[Step, Batch]) -> None:
     step, batch = parts
-    memory = measure_memory(step, session_of(step, "none"), batch, None, 0)
+    with session_of(step, "none") as session:
+        memory = measure_memory(step, session, batch, None, 0)
     assert memory.peak_delta_bytes == pytest.approx(memory.allocator_peak_delta_bytes, rel=0.05)
 
 

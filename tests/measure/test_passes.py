@@ -68,7 +68,8 @@ def session_of(step: Step, compressor: object) -> Session:
 def test_cosine_is_one_without_compression_and_leaves_nothing_behind() -> None:
     step, batch = parts()
     state = torch.get_rng_state()
-    found = gradient_cosine(step, session_of(step, zoo.Keep()), batch)
+    with session_of(step, zoo.Keep()) as session:
+        found = gradient_cosine(step, session, batch)
     assert found.total == pytest.approx(1, abs=1e-12)
     assert found.smallest == pytest.approx(1, abs=1e-12)
     assert all(p.grad is None for p in step.model.parameters())
@@ -82,7 +83,8 @@ def test_cosine_is_that_of_the_gradients() -> None:
     with session, session.step():
         near = step.gradients(batch)
     a, b = (torch.cat([g.flatten() for g in grads]).double() for grads in (exact, near))
-    found = gradient_cosine(step, session_of(step, zoo.Half()), batch)
+    with session_of(step, zoo.Half()) as session:
+        found = gradient_cosine(step, session, batch)
     assert found.total == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-12)
     assert found.smallest < found.total < 1
 
@@ -102,7 +104,8 @@ def test_a_gradient_that_is_gone_or_not_finite_is_the_smallest_cosine() -> None:
                 return SpoilsCodec()
 
         step, batch = parts(calls=1)
-        return gradient_cosine(step, session_of(step, Spoils()), batch).smallest
+        with session_of(step, Spoils()) as session:
+            return gradient_cosine(step, session, batch).smallest
 
     assert spoiled(0.0) == 0
     assert math.isnan(spoiled(math.nan))
@@ -112,7 +115,8 @@ def test_memory_of_half_precision_is_half_of_what_it_compresses() -> None:
     step, batch = parts()
     optimizer = torch.optim.SGD(step.model.parameters(), lr=0.0)
     before = [p.clone() for p in step.model.parameters()]
-    memory = measure_memory(step, session_of(step, zoo.Half()), batch, optimizer, 0)
+    with session_of(step, zoo.Half()) as session:
+        memory = measure_memory(step, session, batch, optimizer, 0)
     compressed = [site for site in memory.sites if not site["reason"]]
     assert sum(s["kept_bytes"] for s in compressed) * 2 == sum(s["raw_bytes"] for s in compressed)
     spared = sum(s["raw_bytes"] - s["kept_bytes"] for s in compressed)
@@ -124,7 +128,8 @@ def test_memory_of_half_precision_is_half_of_what_it_compresses() -> None:
 
 def test_memory_without_a_strategy_is_the_uncompressed_one_to_the_byte() -> None:
     step, batch = parts()
-    memory = measure_memory(step, session_of(step, zoo.Nothing()), batch, None, 0)
+    with session_of(step, zoo.Nothing()) as session:
+        memory = measure_memory(step, session, batch, None, 0)
     assert memory.saved_bytes == memory.uncompressed_bytes
     assert memory.peak_delta_bytes == memory.uncompressed_peak_delta_bytes
     assert memory.peak_phase == "backward"
@@ -146,8 +151,10 @@ def test_what_codecs_hold_between_steps_counts_for_the_peak() -> None:
             return HoarderCodec()
 
     step, batch = parts()
-    copied = measure_memory(step, session_of(step, zoo.Copy()), batch, None, 0)
-    hoarded = measure_memory(step, session_of(step, Hoarder()), batch, None, 0)
+    with session_of(step, zoo.Copy()) as session:
+        copied = measure_memory(step, session, batch, None, 0)
+    with session_of(step, Hoarder()) as session:
+        hoarded = measure_memory(step, session, batch, None, 0)
     sites = sum(1 for site in hoarded.sites if not site["reason"])
     assert hoarded.state_bytes == sites * 2**20
     assert hoarded.peak_delta_bytes - copied.peak_delta_bytes == sites * 2**20
@@ -155,7 +162,8 @@ def test_what_codecs_hold_between_steps_counts_for_the_peak() -> None:
 
 def test_timing_counts_pairs_and_leaves_no_gradients() -> None:
     step, batch = parts()
-    time = measure_time(step, session_of(step, zoo.Half()), batch, 4)
+    with session_of(step, zoo.Half()) as session:
+        time = measure_time(step, session, batch, 4)
     assert time.pairs == 4
     assert time.ratio_quartiles[0] <= time.ratio <= time.ratio_quartiles[1]
     assert all(p.grad is None for p in step.model.parameters())
@@ -177,6 +185,7 @@ def test_timing_finds_a_strategy_that_sleeps() -> None:
             return SleepsCodec()
 
     step, batch = parts()
-    time = measure_time(step, session_of(step, Sleeps()), batch, 3)
+    with session_of(step, Sleeps()) as session:
+        time = measure_time(step, session, batch, 3)
     assert time.step_seconds - time.uncompressed_step_seconds > 0.05
     assert time.ratio > 2

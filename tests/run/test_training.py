@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -63,7 +65,9 @@ def run(strategy: object, steps: int = 20, precision: str = "fp32") -> tuple[lis
     session = None if strategy is None else Session(model, strategy, CaptureSettings())
     record = Record()
     order = example_order(64, settings, 0)
-    train(step, session, data.train, order, make_optimizer(model, settings), settings, record, lambda done: None)
+    optimizer = make_optimizer(model, settings)
+    with session or nullcontext():
+        train(step, session, data.train, order, optimizer, settings, record, lambda done: None)
     return record.loss_curve, weights_hash(model), torch.get_rng_state()
 
 

@@ -1,0 +1,194 @@
+"""What becomes of each tensor that autograd saves: a payload, a view of one, or the tensor itself, with the reason."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from compbench.capture.books import Books
+from compbench.capture.entry import Alive, Entry, Raw, View, look_up
+from compbench.capture.folding import Fold, find_fold
+from compbench.capture.honesty import check_declared
+from compbench.capture.ledger import SavedLedger
+from compbench.capture.modules import ModuleTracker
+from compbench.capture.operators import OperatorTracker
+from compbench.capture.plainly import plainly
+from compbench.capture.sites import SiteBook
+from compbench.capture.special import describe_special, parts
+from compbench.capture.steps import Steps
+from compbench.capture.weights import Weights
+from compbench.compressor import Codec
+from compbench.errors import CaptureError, CaptureWarning
+
+_OUTSIDE = "outside the model"
+_RECOMPUTED = "recomputed in the backward pass, and used there at once"
+
+
+class Saver:
+    """Decides for one session what autograd keeps of a tensor; :meth:`pack` is called for every tensor that is saved.
+
+    Args:
+        owner: the strategy, for messages.
+        minimum_elements: storages with fewer elements are left raw.
+        steps: the session's steps.
+        books: the session's sites.
+        weights: tells weights from activations.
+        modules: which module is running.
+        operators: which operator is running.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        minimum_elements: int,
+        steps: Steps,
+        books: Books,
+        weights: Weights,
+        modules: ModuleTracker,
+        operators: OperatorTracker,
+    ) -> None:
+        self.ledger = SavedLedger()
+        self._owner = owner
+        self._minimum_elements = minimum_elements
+        self._steps = steps
+        self._books = books
+        self._weights = weights
+        self._modules = modules
+        self._operators = operators
+        # What is alive of the graph, by the address of the storage; both take themselves out when they die.
+        self._entries: Alive[Entry] = {}
+        self._raw: Alive[Raw] = {}
+        self._warned: set[tuple[str, str]] = set()
+        self._in_backward: Callable[[], int] = torch._C._current_graph_task_id
+
+    def pack(self, tensor: Tensor) -> Raw | View:
+        """What stands in the graph for a tensor that is saved.
+
+        Raises:
+            CaptureError: the model runs with gradients outside a step.
+        """
+        special = describe_special(tensor)
+        if special:
+            return self._keep_special(tensor, special)
+        address = tensor.untyped_storage()._cdata
+        if self._weights.holds(tensor, address):
+            return Raw(tensor)
+        if not self._modules.running:
+            return self._keep(tensor, address, _OUTSIDE)
+        if self._in_backward() != -1:
+            return self._keep(tensor, address, _RECOMPUTED)
+        if not self._steps.under_way:
+            raise CaptureError(
+                "the model ran with gradients inside a session but outside a step: "
+                "put forward and backward into `with session.step():`, or evaluate under torch.no_grad()"
+            )
+        self._steps.saved = True
+        operators = self._operators
+        entry = look_up(self._entries, address)
+        if entry is not None and entry.version == tensor._version and entry.dtype is tensor.dtype:
+            if operators.raw_reason:
+                entry.keep(tensor)
+            entry.book.propagating |= not operators.weight_only
+            return View(tensor, entry)
+        if look_up(self._raw, address) is not None:
+            return self._keep(tensor, address, "")
+        reason = self._reason(tensor)
+        if reason:
+            return self._keep(tensor, address, reason)
+        fold = find_fold(tensor, self._channels_first(tensor))
+        if fold is None:
+            return self._keep(tensor, address, "has no rows")
+        book = self._books.of(self._modules, fold.width, tensor.device)
+        codec = book.codec
+        if codec is None:
+            return self._keep(tensor, address, book.untouched, book)
+        raw_bytes = tensor.untyped_storage().nbytes()
+        calls = max(book.last_calls, 1)
+        kept = codec.kept_bytes(fold.rows, calls, tensor.itemsize)
+        if kept is not None and kept >= calls * raw_bytes:
+            return self._keep(tensor, address, f"would keep {kept} of {calls * raw_bytes} bytes", book)
+        book.reason = ""
+        book.propagating |= not operators.weight_only
+        entry = self._encode(tensor, fold, book, codec)
+        book.saved(fold.rows, tensor.dtype, raw_bytes)
+        return View(tensor, entry)
+
+    def _encode(self, tensor: Tensor, fold: Fold, book: SiteBook, codec: Codec) -> Entry:
+        owner = self.owner(book)
+        try:
+            with plainly(tensor.device.type):
+                payload = codec.encode(fold.fold(tensor))
+        except Exception as error:
+            error.add_note(f"raised by encode(): {owner}")
+            raise
+        if type(payload) not in book.checked:
+            check_declared(payload, owner)
+            book.checked.add(type(payload))
+        return Entry(tensor, fold, payload, owner, self._steps, self.ledger, book, self._entries)
+
+    def owner(self, book: SiteBook) -> str:
+        """Strategy and site, for messages."""
+        return f"strategy '{self._owner}' at site {book.site.name}"
+
+    def _reason(self, tensor: Tensor) -> str:
+        """Why a tensor must be left as it is, or nothing."""
+        if not tensor.is_floating_point():
+            return f"{str(tensor.dtype).removeprefix('torch.')} is not real floating point"
+        if tensor.untyped_storage().nbytes() < self._minimum_elements * tensor.itemsize:
+            return f"fewer than {self._minimum_elements} elements"
+        if self._weights.copied_into(tensor):
+            return "copy of a weight"
+        if self._operators.takes_as_weight(tensor):
+            return "weight of a layer"
+        if not tensor.requires_grad:
+            return "carries no gradient"
+        return self._operators.raw_reason
+
+    def _keep(self, tensor: Tensor, address: int, reason: str, book: SiteBook | None = None) -> Raw:
+        known = look_up(self._raw, address)
+        if known is not None and known.book is not None:
+            # Counted at the site that saved it first.
+            if self._modules.running:
+                known.book.propagating |= not self._operators.weight_only
+            return Raw(tensor, self._steps, (self.ledger,), known.book)
+        if book is None:
+            book = self._raw_book(tensor.shape[-1] if tensor.dim() else 1, reason)
+        book.reason = reason
+        if self._modules.running:
+            book.propagating |= not self._operators.weight_only
+        raw_bytes = tensor.untyped_storage().nbytes()
+        book.saved(raw_bytes // tensor.itemsize // (book.site.width or 1), tensor.dtype, raw_bytes)
+        return Raw(tensor, self._steps, (self.ledger, book.ledger), book, self._raw, address)
+
+    def _keep_special(self, tensor: Tensor, special: str) -> Raw:
+        """Keeps a tensor without a storage of rows; its parts are counted, and what has no parts is told of."""
+        if not self._steps.under_way:
+            return Raw(tensor)
+        path = self._modules.path if self._modules.running else ""
+        if not parts(tensor) and (path, special) not in self._warned:
+            self._warned.add((path, special))
+            where = f"in module '{path}'" if path else "in the model itself"
+            warnings.warn(
+                f"a {special} saved {where} is kept as it is, and its memory can't be told: saved bytes leave it out",
+                CaptureWarning,
+                stacklevel=2,
+            )
+        book = self._raw_book(0, special)
+        book.reason = special
+        if self._modules.running:
+            self._steps.saved = True
+            book.propagating |= not self._operators.weight_only
+        raw_bytes = sum(part.untyped_storage().nbytes() for part in parts(tensor))
+        book.saved(0, tensor.dtype, raw_bytes)
+        return Raw(tensor, self._steps, (self.ledger, book.ledger), book)
+
+    def _raw_book(self, width: int, reason: str) -> SiteBook:
+        running = self._modules.running
+        path, tag = (self._modules.path, self._modules.tag) if running else ("", "loss")
+        return self._books.raw(path, f"{tag}_{width}", width, reason)
+
+    def _channels_first(self, tensor: Tensor) -> bool:
+        return self._operators.channels_first or (tensor.dim() >= 4 and self._modules.convolutional)
