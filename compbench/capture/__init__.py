@@ -5,17 +5,19 @@ Knows modules, operators, storages and views; knows neither what a strategy does
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from compbench.capture.session import Session
 from compbench.capture.settings import Attention, CaptureSettings
-from compbench.capture.sites import SiteReport
+from compbench.capture.sites import SiteReport, SiteReports
 from compbench.compressor import Compressor
+from compbench.fields import construct
 from compbench.registry import Registry, default_plugins_dir
 
-__all__ = ["Attention", "CaptureSettings", "Session", "SiteReport", "compress"]
+__all__ = ["Attention", "CaptureSettings", "Session", "SiteReport", "SiteReports", "compress"]
 
 
 def compress(
@@ -24,6 +26,7 @@ def compress(
     *,
     attention: Attention = "recompute",
     minimum_elements: int = 1024,
+    sites: str | int | Sequence[str | int] = (),
     seed: int = 0,
     **fields: Any,
 ) -> Session:
@@ -35,6 +38,8 @@ def compress(
             (``[{"laser": {"rank": 64}}, "int8"]``), a :class:`Compressor` class, or an instance.
         attention: ``recompute``, ``raw`` or ``literal``; see :class:`CaptureSettings`.
         minimum_elements: storages with fewer elements are left raw.
+        sites: which sites to compress, all of them by default: patterns over module paths and roles
+            (``"block.*.mlp/*"``, ``"*.attn"``), or widths (``1536``, ``"width:>=512"``); a leading ``!`` excludes.
         seed: seed of the strategy's own random streams; torch's global generator is never touched.
         **fields: hyper-parameters, where ``compressor`` is a name or a class, such as ``rank=128``.
 
@@ -42,9 +47,11 @@ def compress(
         The session, a context manager.
 
     Raises:
-        SettingsError: unknown strategy or field, or a value that is not allowed.
+        SettingsError: unknown strategy or field, a value that is not allowed, or a pattern that can't be read.
     """
     if not isinstance(compressor, Compressor) or fields:
         compressor = Registry.load(default_plugins_dir()).compressor(compressor, **fields)
-    settings = CaptureSettings(attention=attention, minimum_elements=minimum_elements)
+    chosen = [sites] if isinstance(sites, (str, int)) else list(sites)
+    capture = {"attention": attention, "minimum_elements": minimum_elements, "sites": chosen}
+    settings = construct(CaptureSettings, capture, "compress()")
     return Session(model, compressor, settings, seed)

@@ -122,7 +122,7 @@ class Entry:
         tensor: a saved tensor whose storage was encoded.
         fold: how the storage became rows.
         payload: what the strategy made of the rows.
-        owner: strategy and site, for messages.
+        owner: the strategy, for messages.
         steps: the session's steps.
         ledger: the session's ledger; the site's is its book's.
         book: the site's book.
@@ -150,6 +150,7 @@ class Entry:
         "source_bytes",
         "steps",
         "version",
+        "views",
     )
 
     def __init__(
@@ -178,6 +179,7 @@ class Entry:
         self.book = book
         self._weak = StorageWeakRef(storage)
         self._rebuilt: StorageWeakRef | None = None
+        self.views = 0
         self._guard = _version_counter(tensor)
         self._opaque = payload.opaque_bytes()
         self._held = storages_of(payload.tensors())
@@ -218,22 +220,22 @@ class Entry:
         flat = self.fold.unfold(self._decoded(self.payload))
         # From here on the storage's offset is 0, as views of the original count from its beginning.
         if flat.storage_offset() or not flat.is_contiguous() or flat.untyped_storage().nbytes() != self.source_bytes:
-            flat = flat.clone(memory_format=torch.contiguous_format)
-        self._rebuilt = StorageWeakRef(flat.untyped_storage())
+            flat = flat.reshape(-1).clone()
+        if self.views > 1:
+            self._rebuilt = StorageWeakRef(flat.untyped_storage())
         return flat
 
     def _decoded(self, payload: Payload) -> Tensor:
         try:
-            with plainly(self.device.type):
-                rows = payload.decode()
+            rows = plainly(self.device.type, type(payload).decode, payload)
         except Exception as error:
-            error.add_note(f"raised by decode(): {self.owner}")
+            error.add_note(f"raised by decode(): {self.book.owned_by(self.owner)}")
             raise
         expected = (self.fold.rows, self.fold.width)
-        if tuple(rows.shape) != expected or rows.dtype != self.dtype or rows.device != self.device:
+        if rows.shape != expected or rows.dtype is not self.dtype or rows.device != self.device:
             raise PluginError(
-                f"{self.owner}: decode() gave {rows.dtype} rows of shape {tuple(rows.shape)} on {rows.device}; "
-                f"{self.dtype} of shape {expected} on {self.device} were encoded"
+                f"{self.book.owned_by(self.owner)}: decode() gave {rows.dtype} rows of shape {tuple(rows.shape)} "
+                f"on {rows.device}; {self.dtype} of shape {expected} on {self.device} were encoded"
             )
         return rows
 
@@ -252,6 +254,7 @@ class View:
 
     def __init__(self, tensor: Tensor, entry: Entry) -> None:
         self.entry = entry
+        entry.views += 1
         self._shape = tensor.shape
         self._stride = tensor.stride()
         self._offset = tensor.storage_offset()

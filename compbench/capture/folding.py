@@ -29,15 +29,20 @@ class Fold:
 
     def fold(self, tensor: Tensor) -> Tensor:
         """The rows, ``(N, D)``, of the whole storage behind ``tensor``; a view of it unless channels must be moved."""
-        flat = tensor.detach().as_strided((self.rows * self.width,), (1,), 0)
+        flat = tensor.detach()
         if not self.positions:
-            return flat.view(self.rows, self.width)
-        return flat.view(-1, self.width, self.positions).transpose(1, 2).reshape(self.rows, self.width)
+            return flat.as_strided((self.rows, self.width), (self.width, 1), 0)
+        planes = flat.as_strided(
+            (self.rows // self.positions, self.width, self.positions),
+            (self.width * self.positions, self.positions, 1),
+            0,
+        )
+        return planes.transpose(1, 2).reshape(self.rows, self.width)
 
     def unfold(self, rows: Tensor) -> Tensor:
-        """The storage's elements in their order, ``(N * D,)``, from its rows."""
+        """The storage's elements in their order, in a tensor of any shape, from its rows."""
         if not self.positions:
-            return rows.reshape(-1)
+            return rows
         return rows.view(-1, self.positions, self.width).transpose(1, 2).reshape(-1)
 
 

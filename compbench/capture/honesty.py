@@ -74,7 +74,7 @@ class Held:
             self._add_storage(part.untyped_storage(), f"a {dtype} tensor of shape {tuple(tensor.shape)}")
 
     def _add_storage(self, storage: torch.UntypedStorage, description: str) -> None:
-        if storage._cdata not in self.tensors:
+        if storage.nbytes() and storage._cdata not in self.tensors:
             self.tensors[storage._cdata] = description
             self.tensor_bytes += storage.nbytes()
 

@@ -31,7 +31,7 @@ class ModuleTracker:
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._tags = {path: _tag(path, module) for path, module in model.named_modules()}
         self.convolutional = any(isinstance(module, _ConvNd) for module in model.modules())
-        self._stack: list[tuple[int, str]] = []
+        self.stack: list[tuple[int, str]] = []  # what runs, innermost last: identity and path
         self._handles: list[RemovableHandle] = []
         self._counts: list[dict[str, int]] = []
         self._ran = ran
@@ -43,14 +43,9 @@ class ModuleTracker:
         return id(module) in self._paths
 
     @property
-    def running(self) -> bool:
-        """Whether the model is in its forward pass."""
-        return bool(self._stack)
-
-    @property
     def path(self) -> str:
         """Path of the innermost module that is running; the empty string is the model itself."""
-        return self._stack[-1][1]
+        return self.stack[-1][1]
 
     @property
     def tag(self) -> str:
@@ -75,15 +70,15 @@ class ModuleTracker:
                 if torch.is_grad_enabled():
                     self._elsewhere(module, path)
                 return
-            if not self._stack and torch.is_grad_enabled():
+            if not self.stack and torch.is_grad_enabled():
                 self._ran()
-            self._stack.append((id(module), path))
+            self.stack.append((id(module), path))
             self._counts.append({})
 
         def left(module: nn.Module, arguments: Any, output: Any) -> None:
             # A module whose forward never began, since another hook raised, is not on the stack.
-            if self._stack and self._stack[-1][0] == id(module) and self._here():
-                self._stack.pop()
+            if self.stack and self.stack[-1][0] == id(module) and self._here():
+                self.stack.pop()
                 self._counts.pop()
 
         self._handles = [
@@ -104,7 +99,7 @@ class ModuleTracker:
 
     def reset(self) -> None:
         """Forgets a forward pass that an interrupt has cut off: torch calls no hooks for it."""
-        self._stack.clear()
+        self.stack.clear()
         self._counts.clear()
 
 

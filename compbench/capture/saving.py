@@ -61,6 +61,7 @@ class Saver:
         # What is alive of the graph, by the address of the storage; both take themselves out when they die.
         self._entries: Alive[Entry] = {}
         self._raw: Alive[Raw] = {}
+        self._folds: dict[object, Fold | None] = {}
         self._warned: set[tuple[str, str]] = set()
         self._in_backward: Callable[[], int] = torch._C._current_graph_task_id
 
@@ -76,7 +77,7 @@ class Saver:
         address = tensor.untyped_storage()._cdata
         if self._weights.holds(tensor, address):
             return Raw(tensor)
-        if not self._modules.running:
+        if not self._modules.stack:
             return self._keep(tensor, address, _OUTSIDE)
         if self._in_backward() != -1:
             return self._keep(tensor, address, _RECOMPUTED)
@@ -98,7 +99,7 @@ class Saver:
         reason = self._reason(tensor)
         if reason:
             return self._keep(tensor, address, reason)
-        fold = find_fold(tensor, self._channels_first(tensor))
+        fold = self._fold(tensor)
         if fold is None:
             return self._keep(tensor, address, "has no rows")
         book = self._books.of(self._modules, fold.width, tensor.device)
@@ -117,21 +118,19 @@ class Saver:
         return View(tensor, entry)
 
     def _encode(self, tensor: Tensor, fold: Fold, book: SiteBook, codec: Codec) -> Entry:
-        owner = self.owner(book)
         try:
-            with plainly(tensor.device.type):
-                payload = codec.encode(fold.fold(tensor))
+            payload = plainly(tensor.device.type, lambda tensor: codec.encode(fold.fold(tensor)), tensor)
         except Exception as error:
-            error.add_note(f"raised by encode(): {owner}")
+            error.add_note(f"raised by encode(): {self.owner(book)}")
             raise
         if type(payload) not in book.checked:
-            check_declared(payload, owner)
+            check_declared(payload, self.owner(book))
             book.checked.add(type(payload))
-        return Entry(tensor, fold, payload, owner, self._steps, self.ledger, book, self._entries)
+        return Entry(tensor, fold, payload, self._owner, self._steps, self.ledger, book, self._entries)
 
     def owner(self, book: SiteBook) -> str:
         """Strategy and site, for messages."""
-        return f"strategy '{self._owner}' at site {book.site.name}"
+        return book.owned_by(self._owner)
 
     def _reason(self, tensor: Tensor) -> str:
         """Why a tensor must be left as it is, or nothing."""
@@ -151,13 +150,13 @@ class Saver:
         known = look_up(self._raw, address)
         if known is not None and known.book is not None:
             # Counted at the site that saved it first.
-            if self._modules.running:
+            if self._modules.stack:
                 known.book.propagating |= not self._operators.weight_only
             return Raw(tensor, self._steps, (self.ledger,), known.book)
         if book is None:
             book = self._raw_book(tensor.shape[-1] if tensor.dim() else 1, reason)
         book.reason = reason
-        if self._modules.running:
+        if self._modules.stack:
             book.propagating |= not self._operators.weight_only
         raw_bytes = tensor.untyped_storage().nbytes()
         book.saved(raw_bytes // tensor.itemsize // (book.site.width or 1), tensor.dtype, raw_bytes)
@@ -167,7 +166,7 @@ class Saver:
         """Keeps a tensor without a storage of rows; its parts are counted, and what has no parts is told of."""
         if not self._steps.under_way:
             return Raw(tensor)
-        path = self._modules.path if self._modules.running else ""
+        path = self._modules.path if self._modules.stack else ""
         if not parts(tensor) and (path, special) not in self._warned:
             self._warned.add((path, special))
             where = f"in module '{path}'" if path else "in the model itself"
@@ -178,7 +177,7 @@ class Saver:
             )
         book = self._raw_book(0, special)
         book.reason = special
-        if self._modules.running:
+        if self._modules.stack:
             self._steps.saved = True
             book.propagating |= not self._operators.weight_only
         raw_bytes = sum(part.untyped_storage().nbytes() for part in parts(tensor))
@@ -186,9 +185,16 @@ class Saver:
         return Raw(tensor, self._steps, (self.ledger, book.ledger), book)
 
     def _raw_book(self, width: int, reason: str) -> SiteBook:
-        running = self._modules.running
-        path, tag = (self._modules.path, self._modules.tag) if running else ("", "loss")
+        path, tag = (self._modules.path, self._modules.tag) if self._modules.stack else ("", "loss")
         return self._books.raw(path, f"{tag}_{width}", width, reason)
 
-    def _channels_first(self, tensor: Tensor) -> bool:
-        return self._operators.channels_first or (tensor.dim() >= 4 and self._modules.convolutional)
+    def _fold(self, tensor: Tensor) -> Fold | None:
+        """How the tensor's storage becomes rows; found once for each shape and place in memory."""
+        shape, base = tensor.shape, tensor._base
+        channels_first = self._operators.channels_first or (len(shape) >= 4 and self._modules.convolutional)
+        size = tensor.untyped_storage().nbytes()
+        place = None if base is None else (base.shape, base.stride(), base.dtype)
+        key = (shape, tensor.stride(), tensor.dtype, size, channels_first, place)
+        if key not in self._folds:
+            self._folds[key] = find_fold(tensor, channels_first)
+        return self._folds[key]

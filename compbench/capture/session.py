@@ -380,7 +380,7 @@ class Session:
 
     def _receives(self) -> bool:
         """Whether tensors that are saved now come to this session, for its model."""
-        if not self._modules.running:
+        if not self._modules.stack:
             return False
         # Other hooks, such as those of torch.utils.checkpoint, may stand in front of ours.
         top = torch._C._autograd._top_saved_tensors_default_hooks(False)
@@ -389,15 +389,17 @@ class Session:
 
     def _receiver(self) -> Session | None:
         """Of this session and those around it, the innermost whose model is running."""
-        if self._modules.running:
+        if self._modules.stack:
             return self
-        return next((session for session in reversed(self._outer) if session._modules.running), None)
+        return next((session for session in reversed(self._outer) if session._modules.stack), None)
 
     def _pack(self, tensor: Tensor) -> Raw | View:
         # Only the innermost pair of hooks runs: it hands over to the session whose model is running.
-        # What is saved while none is, by a loss say, counts for the innermost one with a step under way.
+        if self._modules.stack:
+            return self._saver.pack(tensor)
         session = self._receiver()
         if session is None:
+            # What is saved while no model is running, by a loss say, counts for the innermost session in a step.
             around = (self, *reversed(self._outer))
             session = next((session for session in around if session._steps.under_way), None)
         return Raw(tensor) if session is None else session._saver.pack(tensor)

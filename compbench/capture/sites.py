@@ -109,7 +109,7 @@ class SiteBook:
         self.ledger = SavedLedger()
         self.propagating = False
         self.rows = 0
-        self.dtype = ""
+        self.dtype: torch.dtype | None = None
         self.calls = 0
         self.raw_bytes = 0
         self.last_calls = 0
@@ -121,11 +121,15 @@ class SiteBook:
         own = [] if self.generator is None else [self.generator]
         return own + (list(self.codec.generators()) if self.codec is not None else [])
 
+    def owned_by(self, strategy: str) -> str:
+        """Strategy and site, for messages."""
+        return f"strategy '{strategy}' at site {self.site.name}"
+
     def saved(self, rows: int, dtype: torch.dtype, raw_bytes: int) -> None:
         """Counts one storage that was saved here."""
         self.calls += 1
         self.rows = rows
-        self.dtype = str(dtype).removeprefix("torch.")
+        self.dtype = dtype
         self.raw_bytes += raw_bytes
 
     def close_step(self) -> None:
@@ -142,17 +146,16 @@ class SiteBook:
 
     def pays_from_now_on(self) -> bool:
         """Whether the site, left raw in a step for what it would keep, will be compressed with the calls now known."""
-        if self.codec is None or self.last is None:
+        if self.codec is None or self.last is None or self.dtype is None:
             return False
-        itemsize = self.last.raw_bytes // max(1, self.last.calls * self.last.rows * self.last.width)
-        kept = self.codec.kept_bytes(self.last.rows, self.last.calls, itemsize)
+        kept = self.codec.kept_bytes(self.last.rows, self.last.calls, self.dtype.itemsize)
         return kept is None or kept < self.last.raw_bytes
 
-    def marks(self) -> tuple[str, bool, int, str]:
+    def marks(self) -> tuple[str, bool, int, torch.dtype | None]:
         """What a step leaves on the book beside its counts: reason, propagating, rows and type."""
         return self.reason, self.propagating, self.rows, self.dtype
 
-    def restore(self, marks: tuple[str, bool, int, str]) -> None:
+    def restore(self, marks: tuple[str, bool, int, torch.dtype | None]) -> None:
         """Puts the marks of an earlier moment back."""
         self.reason, self.propagating, self.rows, self.dtype = marks
 
@@ -165,7 +168,7 @@ class SiteBook:
             width=self.site.width,
             rows=self.rows,
             calls=self.calls,
-            dtype=self.dtype,
+            dtype="" if self.dtype is None else str(self.dtype).removeprefix("torch."),
             raw_bytes=self.raw_bytes,
             kept_bytes=self.ledger.peak_bytes,
             reason=self.reason,

@@ -20,13 +20,11 @@ _FRAMES = 40
 
 def describe_special(tensor: Tensor) -> str:
     """What is special about a tensor without a storage of rows (sparse, nested, of a class of its own), or nothing."""
-    if tensor.layout is not torch.strided:
+    if type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_nested:
+        return ""
+    if tensor.layout is not torch.strided and type(tensor) in _PLAIN:
         return f"{str(tensor.layout).removeprefix('torch.')} layout"
-    if tensor.is_nested:
-        return "nested tensor"
-    if type(tensor) not in _PLAIN:
-        return f"tensor of class {type(tensor).__name__}"
-    return ""
+    return "nested tensor" if tensor.is_nested else f"tensor of class {type(tensor).__name__}"
 
 
 def parts(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -86,8 +84,9 @@ def refuse_compiled_function(path: str) -> None:
         if frame is None:
             return
         if _COMPILED_CODE in frame.f_code.co_filename.replace("\\", "/"):
+            where = f"module '{path}'" if path else "the model's own forward"
             raise UnsupportedError(
-                f"module '{path}' runs a function that torch.compile made: it runs all unpack hooks at the start of "
+                f"{where} runs a function that torch.compile made: it runs all unpack hooks at the start of "
                 "the backward pass, so nothing would be saved (pytorch#148222); run it uncompiled"
             )
         frame = frame.f_back
