@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from compbench.capture.attention import can_recompute, recomputed_attention
 from compbench.capture.settings import Attention
+from compbench.capture.special import describe_special
 from compbench.capture.weights import Weights
 
 _CONVOLUTIONS = frozenset(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
@@ -54,7 +55,7 @@ class OperatorTracker(TorchFunctionMode):
     def takes_as_weight(self, tensor: Tensor) -> bool:
         """Whether the operator that is running takes the tensor as its weight, be that a parameter or computed."""
         weight = self._weight
-        if weight is None:
+        if weight is None or describe_special(weight):
             return False
         if weight.untyped_storage()._cdata == tensor.untyped_storage()._cdata:
             return True

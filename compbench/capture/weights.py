@@ -81,7 +81,10 @@ class Weights:
             tensor: any tensor.
             address: that of its storage, where it is known already.
         """
-        if (tensor.untyped_storage()._cdata if address is None else address) in self._storages:
+        if address is None:
+            if any(part.untyped_storage()._cdata in self._storages for part in parts(tensor)):
+                return True
+        elif address in self._storages:
             return True
         base = tensor if tensor._base is None else tensor._base
         return base.is_leaf and base.requires_grad

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compbench.compressor import Compressor
-from compbench.errors import CaptureError
+from compbench.errors import CaptureError, CaptureWarning
 from tests.capture import zoo
 from tests.capture.zoo import session_of
 
@@ -100,20 +102,80 @@ def test_weights_that_are_computed_are_never_compressed(bf16: bool) -> None:
     assert any(not site.reason for site in session.sites())
 
 
-def test_sparse_operands_pass_through() -> None:
-    class Graph(nn.Module):
+class Subclass(torch.Tensor):
+    """A tensor of somebody's own class."""
+
+
+def jagged() -> Tensor:
+    return torch.nested.nested_tensor([torch.randn(20, 32), torch.randn(20, 32)], layout=torch.jagged)
+
+
+SPECIAL = {
+    # What is saved, the reason, and the bytes of what it is made of. (Columns of CSR lie in the storage of COO's indices.)
+    "coo": (torch.randn(40, 32), "sparse_coo layout", lambda y: torch.sparse.mm(eye(), y), 40 * (2 * 8 + 4)),
+    "csr": (torch.randn(40, 32), "sparse_csr layout", lambda y: eye().to_sparse_csr() @ y, 41 * 8 + 40 * (2 * 8 + 4)),
+    "jagged": (jagged(), "nested tensor", lambda y: (y.sin() * y).values(), 3 * 8 + 2 * 40 * 16 * 4),
+    "class": (torch.randn(40, 32), "tensor of class Subclass", lambda y: y.as_subclass(Subclass).sin(), 40 * 16 * 4),
+    "mkldnn": (torch.randn(40, 32), "_mkldnn layout", lambda y: y.to_mkldnn().relu().to_dense(), 0),
+}
+
+
+def eye() -> Tensor:
+    return torch.eye(40).to_sparse()
+
+
+@pytest.mark.filterwarnings("ignore::compbench.errors.CaptureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_tensors_without_a_storage_of_rows_pass_through_and_are_counted_by_their_parts(kind: str) -> None:
+    class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(32, 16)
-            self.register_buffer("edges", torch.eye(40).to_sparse())
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.sparse.mm(self.edges, self.layer(x))
+            return function(self.layer(x))
 
-    model, x = Graph(), torch.randn(40, 32)
-    with session_of(model, zoo.Half()) as session, session.step():
-        model(x).square().sum().backward()
-    assert model.layer.weight.grad is not None
+    x, reason, function, parts = SPECIAL[kind]
+    torch.manual_seed(0)
+    model = Model()
+    model(x).as_subclass(Tensor).square().sum().backward()
+    exact = model.layer.weight.grad.clone()
+    model.zero_grad()
+    with session_of(model, zoo.Copy()) as session, session.step():
+        model(x).as_subclass(Tensor).square().sum().backward()
+    assert torch.equal(model.layer.weight.grad, exact)
+    # At one of the sites: the layer saves its nested input as well.
+    kept = {site.name: site for site in session.sites() if site.reason == reason}
+    assert parts in {site.kept_bytes for site in kept.values()}
+    assert session.saved_bytes == 0
+
+
+def test_memory_that_can_not_be_told_is_told_of_once() -> None:
+    class Model(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y.to_mkldnn().relu().to_dense() + y.tanh()
+
+    model, x = Model(nn.Linear(32, 16)), torch.randn(40, 32)
+    with session_of(model, zoo.Half()) as session, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            with session.step():
+                model(x).square().sum().backward()
+    (told_once,) = (warning for warning in told if warning.category is CaptureWarning)
+    assert "a _mkldnn layout saved in the model itself is kept as it is" in str(told_once.message)
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev])
+def test_functional_transforms_are_refused_by_torch_by_name(transform: object) -> None:
+    class Model(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return transform(lambda y: super(Model, self).forward(y).sum())(x)
+
+    model, x = Model(32, 16), torch.randn(40, 32)
+    with session_of(model, zoo.Half()) as session, pytest.raises(RuntimeError, match="support saved tensor hooks"):
+        with session.step():
+            model(x)
 
 
 def test_lazy_modules_must_have_run_once() -> None:
