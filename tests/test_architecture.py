@@ -14,7 +14,7 @@ FLOORS = [
     {"fields", "sources", "plugin_loading", "registry", "chain", "scaffold", "workloads"},
     {"capture"},
     {"measure", "suite"},
-    {"run"},
+    {"run", "testing"},
     {"report"},
     {"cli"},
 ]

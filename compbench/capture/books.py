@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from compbench.capture.modules import ModuleTracker
 from compbench.capture.sites import SiteBook, SiteReports
 from compbench.capture.special import refuse_compiled_function
 from compbench.compressor import Compressor, Site
-from compbench.errors import CaptureError
+from compbench.errors import CaptureError, CaptureWarning
 from compbench.seeds import generator as seeded
 from compbench.site_patterns import SitePatterns
 
@@ -69,13 +70,19 @@ class Books:
     def check_patterns(self) -> None:
         """Checks that every pattern has chosen a site; asked once all sites are known.
 
+        Strategies that are exact are only warned: attention is not recomputed for them, so that they have fewer sites.
+
         Raises:
             CaptureError: one has not; the message names the nearest sites.
         """
         sites = [book.site for (*_, reason), book in self._books.items() if not reason]
         message = self._patterns.unmatched_message(sites)
-        if message:
+        if not message:
+            return
+        if not self._compressor.exact:
             raise CaptureError(message)
+        if any(book.codec is not None for book in self):
+            warnings.warn(message, CaptureWarning, stacklevel=6)
 
     def reports(self) -> SiteReports:
         """What every site saved in the last step."""

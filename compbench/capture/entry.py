@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from typing import TypeVar
 
@@ -272,19 +273,17 @@ class View:
         return entry.storage().as_strided(self._shape, self._stride, self._offset)
 
 
-_EMPTY: dict[torch.device, Tensor] = {}
-
-
 def _version_counter(tensor: Tensor) -> Tensor:
     """A tensor without memory that counts the changes made to ``tensor`` in place: versions outlive what they count."""
     counter = tensor.detach()
-    if isinstance(tensor, FakeTensor):
-        return counter  # without memory already, and never to be met by a tensor with some
-    empty = _EMPTY.get(tensor.device)
-    if empty is None:
-        empty = _EMPTY[tensor.device] = torch.empty(0, device=tensor.device)
-    counter.data = empty
+    # A fake tensor's stand-in must be fake too, and no real tensor may meet it later.
+    counter.data = torch.empty(0) if isinstance(tensor, FakeTensor) else _nothing(tensor.device)
     return counter
+
+
+@functools.cache
+def _nothing(device: torch.device) -> Tensor:
+    return torch.empty(0, device=device)
 
 
 def _modified(dtype: torch.dtype, shape: torch.Size, found: int, expected: int) -> RuntimeError:

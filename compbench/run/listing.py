@@ -61,10 +61,16 @@ def without_seeds(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 
 
 class Lister:
-    """Lists the sites of one cell after the other; cells that train the same model share it."""
+    """Lists the sites of one cell after the other; cells that train the same model share it.
 
-    def __init__(self, registry: Registry) -> None:
+    Args:
+        registry: where strategies and workloads are looked up.
+        values: runs real steps; see :func:`list_sites`.
+    """
+
+    def __init__(self, registry: Registry, values: bool = False) -> None:
         self._registry = registry
+        self._values = values
         self._key = ""
         self._step: tuple[Step, Batch] | None = None
 
@@ -79,9 +85,10 @@ class Lister:
         compressor = self._registry.compressor([{member.name: member.fields} for member in cell.strategy])
         step, batch = self._prepared(cell)
         try:
-            return Listing(cell, tuple(list_sites(step, compressor, cell.capture, batch, cell.seed)))
+            listed = list_sites(step, compressor, cell.capture, batch, cell.seed, self._values)
         except (CaptureError, UnsupportedError) as error:
             raise type(error)(f"arm '{cell.label}' at depth {cell.depth}: {error}") from error
+        return Listing(cell, tuple(listed))
 
     def _prepared(self, cell: Cell) -> tuple[Step, Batch]:
         """The model with the batch of a training step."""
