@@ -25,6 +25,8 @@ _MODIFIED = (
     "a saved {dtype} tensor of shape {shape} is at version {found}; expected version {expected} instead"
 )
 
+_set_version = torch._C._autograd._unsafe_set_version_counter
+
 _T = TypeVar("_T")
 Alive = dict[int, weakref.ref[_T]]
 """What is alive, by the address of its storage. The references are weak, and whatever dies takes its own away."""
@@ -189,6 +191,19 @@ class Entry:
         book.ledger.hold(self._held, self._opaque)
         self.entries = entries
         entries[self.address] = weakref.ref(self)
+
+    def counts(self, tensor: Tensor) -> bool:
+        """Whether the entry's version is that of ``tensor``: parts of a storage may have counters of their own.
+
+        ``unsafe_chunk``, with which recurrent layers part their gates, and ``.data`` give tensors such counters.
+        """
+        # Torch does not say which tensors share a counter: move this one, look at the other, and move it back.
+        before = tensor._version
+        here = self._guard._version
+        _set_version((self._guard,), (here + 1,))
+        shared = tensor._version != before
+        _set_version((self._guard,), (here,))
+        return shared
 
     def keep(self, tensor: Tensor) -> None:
         """Keeps the storage itself after all, in the place of the payload: somebody holds it in any case."""

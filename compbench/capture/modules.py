@@ -12,6 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from compbench.capture.steps import Steps
+
 
 class ModuleTracker:
     """Follows the forward pass of one model, module by module.
@@ -21,11 +23,11 @@ class ModuleTracker:
 
     Args:
         model: the model.
-        ran: called when the model begins a forward pass with gradients.
+        steps: told when the model begins a forward pass with gradients.
         elsewhere: called with a module and its path when that begins one in another thread than the session's.
     """
 
-    def __init__(self, model: nn.Module, ran: Callable[[], None], elsewhere: Callable[[nn.Module, str], None]) -> None:
+    def __init__(self, model: nn.Module, steps: Steps, elsewhere: Callable[[nn.Module, str], None]) -> None:
         # With the modules themselves: the identity of one that was replaced may be given to another.
         self._modules = list(model.modules())
         self._paths = {id(module): path for path, module in model.named_modules()}
@@ -34,7 +36,7 @@ class ModuleTracker:
         self.stack: list[tuple[int, str]] = []  # what runs, innermost last: identity and path
         self._handles: list[RemovableHandle] = []
         self._counts: list[dict[str, int]] = []
-        self._ran = ran
+        self._steps = steps
         self._elsewhere = elsewhere
         self._thread = threading.get_ident()
 
@@ -71,7 +73,7 @@ class ModuleTracker:
                     self._elsewhere(module, path)
                 return
             if not self.stack and torch.is_grad_enabled():
-                self._ran()
+                self._steps.ran = True
             self.stack.append((id(module), path))
             self._counts.append({})
 

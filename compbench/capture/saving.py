@@ -24,6 +24,8 @@ from compbench.compressor import Codec
 from compbench.errors import CaptureError, CaptureWarning
 
 _OUTSIDE = "outside the model"
+_NEGATED = "a negated view of complex numbers"
+_COUNTED_APART = "a part of a storage that counts its changes by itself"
 _RECOMPUTED = "recomputed in the backward pass, and used there at once"
 
 
@@ -89,11 +91,17 @@ class Saver:
         self._steps.saved = True
         operators = self._operators
         entry = look_up(self._entries, address)
-        if entry is not None and entry.version == tensor._version and entry.dtype is tensor.dtype:
-            if operators.raw_reason:
-                entry.keep(tensor)
-            entry.book.propagating |= not operators.weight_only
-            return View(tensor, entry)
+        if entry is not None:
+            if not entry.counts(tensor) or tensor.is_neg():
+                # Whether the storage has changed since it was encoded can't be told, or a view does not tell its sign.
+                if entry.dtype is tensor.dtype:
+                    entry.keep(tensor)
+                return self._keep(tensor, address, _NEGATED if tensor.is_neg() else _COUNTED_APART)
+            if entry.version == tensor._version and entry.dtype is tensor.dtype:
+                if operators.raw_reason:
+                    entry.keep(tensor)
+                entry.book.propagating |= not operators.weight_only
+                return View(tensor, entry)
         if look_up(self._raw, address) is not None:
             return self._keep(tensor, address, "")
         reason = self._reason(tensor)
@@ -134,6 +142,8 @@ class Saver:
 
     def _reason(self, tensor: Tensor) -> str:
         """Why a tensor must be left as it is, or nothing."""
+        if tensor.is_neg():
+            return _NEGATED
         if not tensor.is_floating_point():
             return f"{str(tensor.dtype).removeprefix('torch.')} is not real floating point"
         if tensor.untyped_storage().nbytes() < self._minimum_elements * tensor.itemsize:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -65,10 +66,12 @@ class Session:
         self._steps = Steps()
         self._books = Books(compressor, settings.sites, seed)
         self._weights = Weights(model)
-        self._modules = ModuleTracker(model, ran=self._runs, elsewhere=_refuse_thread)
+        self._modules = ModuleTracker(model, self._steps, elsewhere=_refuse_thread)
+        # Weakly: a session in a cycle would keep its model until the garbage collector comes.
+        receives = weakref.WeakMethod(self._receives)
         self._operators = OperatorTracker(
             attention="literal" if compressor.exact else settings.attention,
-            active=self._receives,
+            active=lambda: (method := receives()) is not None and method(),
             weights=self._weights,
         )
         self._saver = Saver(
@@ -374,9 +377,6 @@ class Session:
         }
 
     # ---------------------------------------------------------------- saved tensors
-
-    def _runs(self) -> None:
-        self._steps.ran = True
 
     def _receives(self) -> bool:
         """Whether tensors that are saved now come to this session, for its model."""

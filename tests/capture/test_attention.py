@@ -30,6 +30,7 @@ def attention_gradients(settings: str | None) -> list[Tensor]:
     return [p.grad.flatten().double() for p in model.parameters()]
 
 
+@pytest.mark.filterwarnings("ignore::compbench.errors.CaptureWarning")
 def test_attention_is_recomputed_from_what_was_rebuilt() -> None:
     exact = attention_gradients(None)[0]
     error = {
@@ -74,6 +75,7 @@ class Coarse(Compressor):
         return CoarseCodec()
 
 
+@pytest.mark.filterwarnings("ignore::compbench.errors.CaptureWarning")
 def test_multi_head_attention_modules_are_treated_like_attention_itself() -> None:
     def gradient(mode: str | None) -> Tensor:
         torch.manual_seed(0)

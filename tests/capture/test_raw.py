@@ -48,6 +48,7 @@ def test_integers_and_tiny_tensors_stay_raw() -> None:
     assert "fewer than 64 elements" in reasons.values()
 
 
+@pytest.mark.filterwarnings("ignore::compbench.errors.CaptureWarning")
 def test_a_site_that_would_not_save_stays_raw_and_says_so() -> None:
     class Greedy(Compressor):
         """Keeps more than there was."""
@@ -111,7 +112,7 @@ def jagged() -> Tensor:
 
 
 SPECIAL = {
-    # What is saved, the reason, and the bytes of what it is made of. (Columns of CSR lie in the storage of COO's indices.)
+    # What is saved, the reason, and the bytes of what it is made of; columns of CSR lie in the storage of COO's indices.
     "coo": (torch.randn(40, 32), "sparse_coo layout", lambda y: torch.sparse.mm(eye(), y), 40 * (2 * 8 + 4)),
     "csr": (torch.randn(40, 32), "sparse_csr layout", lambda y: eye().to_sparse_csr() @ y, 41 * 8 + 40 * (2 * 8 + 4)),
     "jagged": (jagged(), "nested tensor", lambda y: (y.sin() * y).values(), 3 * 8 + 2 * 40 * 16 * 4),

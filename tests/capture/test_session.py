@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -204,3 +206,16 @@ def test_an_interrupted_forward_is_forgotten_by_the_next_step() -> None:
         with session.step():
             model(x).exp().sum().backward()
     assert "/loss_32" in {site.name for site in session.sites()}
+
+
+def test_a_model_and_its_session_are_freed_at_once() -> None:
+    model, x = zoo.GatedMLP(), torch.randn(40, 32)
+    with session_of(model, zoo.Half()) as session, session.step():
+        model(x).sum().backward()
+    alive = [weakref.ref(model), weakref.ref(session)]
+    gc.disable()
+    try:
+        del model, session
+        assert [reference() for reference in alive] == [None, None]
+    finally:
+        gc.enable()
