@@ -11,12 +11,12 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from types import CodeType, FrameType, FunctionType, ModuleType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from compbench.capture.special import parts
 from compbench.compressor import Codec, Compressor, Payload, Site
 from compbench.errors import PluginError
 
@@ -65,12 +65,12 @@ class Held:
 
     def undeclared(self, declared: Iterable[Tensor]) -> list[str]:
         """The tensors that are kept and not among those that are declared."""
-        known = {part.untyped_storage()._cdata for tensor in declared for part in _strided(tensor)}
+        known = {part.untyped_storage()._cdata for tensor in declared for part in parts(tensor)}
         return [description for address, description in self.tensors.items() if address not in known]
 
     def _add_tensor(self, tensor: Tensor) -> None:
         dtype = str(tensor.dtype).removeprefix("torch.")
-        for part in _strided(tensor):
+        for part in parts(tensor):
             self._add_storage(part.untyped_storage(), f"a {dtype} tensor of shape {tuple(tensor.shape)}")
 
     def _add_storage(self, storage: torch.UntypedStorage, description: str) -> None:
@@ -162,15 +162,3 @@ def _captured(function: FunctionType) -> Iterable[object]:
         with suppress(ValueError):  # not assigned yet
             yield cell.cell_contents
     yield from (function.__defaults__, function.__kwdefaults__, vars(function))
-
-
-def _strided(tensor: Tensor) -> list[Tensor]:
-    """The tensors with a storage that a tensor consists of: itself, unless it is sparse."""
-    parts: dict[Any, tuple[str, ...]] = {
-        torch.sparse_coo: ("_indices", "_values"),
-        torch.sparse_csr: ("crow_indices", "col_indices", "values"),
-        torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
-        torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
-        torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
-    }
-    return [getattr(tensor, name)() for name in parts[tensor.layout]] if tensor.layout in parts else [tensor]

@@ -88,6 +88,7 @@ class Session:
         self._stack: ExitStack | None = None
         self._last_devices: frozenset[torch.device] = frozenset()
         self._sites_checked = False
+        self._told_of_hooks = False
 
     # ---------------------------------------------------------------- life
 
@@ -382,10 +383,30 @@ class Session:
         """Whether tensors that are saved now come to this session, for its model."""
         if not self._modules.stack:
             return False
-        # Other hooks, such as those of torch.utils.checkpoint, may stand in front of ours.
         top = torch._C._autograd._top_saved_tensors_default_hooks(False)
         innermost = None if top is None else getattr(top[0], "__self__", None)
-        return innermost is self or (isinstance(innermost, Session) and innermost._receiver() is self)
+        if innermost is self:
+            return True
+        if isinstance(innermost, Session):
+            return innermost._receiver() is self
+        if top is not None:
+            self._tell_of_hooks(top[0])
+        return False
+
+    def _tell_of_hooks(self, pack: Any) -> None:
+        """Says once that other hooks stand in front of the session's; checkpoints' do so by their nature."""
+        module = getattr(pack, "__module__", "")
+        if self._told_of_hooks or module == "torch.utils.checkpoint" or self._receiver() is not self:
+            return
+        self._told_of_hooks = True
+        where = f"module '{self._modules.path}'" if self._modules.path else "the model"
+        warnings.warn(
+            f"{where} runs inside saved-tensor hooks of its own "
+            f"({module}.{getattr(pack, '__qualname__', type(pack).__name__)}): "
+            "what it saves there is neither compressed nor counted",
+            CaptureWarning,
+            stacklevel=2,
+        )
 
     def _receiver(self) -> Session | None:
         """Of this session and those around it, the innermost whose model is running."""

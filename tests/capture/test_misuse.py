@@ -212,6 +212,31 @@ def test_a_function_that_is_compiled_inside_forward_is_refused_by_its_module() -
                 train_step(model, x)
 
 
+def test_hooks_of_the_model_in_front_of_the_sessions_are_told_of_once() -> None:
+    class Offloads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = zoo.GatedMLP()
+            self.outer = zoo.GatedMLP()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autograd.graph.save_on_cpu():
+                x = self.inner(x)
+            return self.outer(x)
+
+    model, x = Offloads(), torch.randn(40, 32)
+    with session_of(model, zoo.Half()) as session, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            with session.step():
+                train_step(model, x)
+    (once,) = told
+    assert "module 'inner.gate_up' runs inside saved-tensor hooks of its own (torch.autograd.graph.save_on_cpu" in str(
+        once.message
+    )
+    assert {site.module.split(".")[0] for site in session.sites() if not site.reason} == {"outer"}
+
+
 class Bends(Compressor):
     """Gives back something else than was encoded."""
 

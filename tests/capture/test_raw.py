@@ -112,7 +112,7 @@ def jagged() -> Tensor:
 
 
 SPECIAL = {
-    # What is saved, the reason, and the bytes of what it is made of; columns of CSR lie in the storage of COO's indices.
+    # What is saved, the reason, and the bytes of its parts; the columns of CSR lie in the storage of COO's indices.
     "coo": (torch.randn(40, 32), "sparse_coo layout", lambda y: torch.sparse.mm(eye(), y), 40 * (2 * 8 + 4)),
     "csr": (torch.randn(40, 32), "sparse_csr layout", lambda y: eye().to_sparse_csr() @ y, 41 * 8 + 40 * (2 * 8 + 4)),
     "jagged": (jagged(), "nested tensor", lambda y: (y.sin() * y).values(), 3 * 8 + 2 * 40 * 16 * 4),
