@@ -56,7 +56,10 @@ class Payload(ABC):
 
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor that the payload keeps alive. A storage that payloads share is counted once."""
+        """Every tensor that the payload keeps alive. A storage that payloads share is counted once.
+
+        Of sparse or wrapped tensors their parts, which have storages: indices and values.
+        """
 
     def opaque_bytes(self) -> int:
         """Bytes kept alive outside tensors (NumPy arrays, bytes objects); 0 unless a strategy says otherwise."""
@@ -74,7 +77,7 @@ class Payload(ABC):
         return grad_output.T @ self.decode()
 
     def coefficients(self) -> Tensor | None:
-        """The floating-point rows ``(N, k)`` that a further strategy may compress, or None if there are none."""
+        """The rows ``(N, k)``, in the dtype of those encoded, that a further strategy may compress, or None."""
         return None
 
     def with_coefficients(self, coefficients: Tensor | None) -> Payload:
@@ -111,13 +114,16 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, rows: Tensor) -> Payload:
-        """Compresses the rows of one call, ``(N, D)``, which may be a view of memory that is about to be freed."""
+        """Compresses the rows of one call, ``(N, D)``: only to be read, and a view of memory that is freed after it."""
 
     def end_step(self) -> None:
         """Called once after each optimiser step's backward passes: the place to move a basis."""
 
     def discard_step(self) -> None:
-        """Called instead of ``end_step`` when a step was abandoned or only probed: forget what it gathered."""
+        """Called instead of ``end_step`` when a step was abandoned or only probed: forget what it gathered.
+
+        After a probe the engine puts :meth:`generators` back as well; after a step that raised it does not.
+        """
 
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int | None:
         """Bytes that ``calls`` calls of ``rows`` rows of ``itemsize`` bytes an element keep, shared bases included.

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from compbench.capture import Session
 from compbench.registry import Registry
+from compbench.scaffold import compressor_files, package_files, write_new
 from compbench.suite import load_suite
 from compbench.suite.loader import shipped_suites
 
 ROOT = Path(__file__).parent.parent
+GUIDE = ROOT / "docs" / "write_a_compressor.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -21,11 +28,12 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_python_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
-    namespace: dict[str, object] = {"__name__": "page"}
+def test_python_of_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # pickle looks classes up there
     for block in blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), namespace)
-    session = namespace["session"]
+        exec(compile(block, page.name, "exec"), vars(module))
+    session = vars(module)["session"]
     assert isinstance(session, Session)
     assert session.steps > 0
     assert any(site.kept_bytes < site.raw_bytes for site in session.sites())
@@ -33,7 +41,8 @@ def test_python_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: page.name)
 def test_suites_of_a_page_are_valid(page: Path, tmp_path: Path) -> None:
-    registry = Registry.load()
+    write_new(compressor_files("columns"), tmp_path)  # the strategy that the guide walks through
+    registry = Registry.load(tmp_path / "plugins")
     for block in blocks(page, "yaml"):
         (tmp_path / "suite.yaml").write_text(block)
         assert load_suite(tmp_path / "suite.yaml", registry).cells(registry)
@@ -61,3 +70,46 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     named |= set(re.findall(r"`((?:docs|suites|results|plugins|tests|compbench)/[\w./-]+)`", page.read_text()))
     for name in named:
         assert (page.parent / name).exists() or (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_the_file_that_the_guide_walks_through_is_the_one_that_is_written() -> None:
+    plugin, _ = compressor_files("columns")
+    lines = [line for line in plugin.text.splitlines() if line]
+    shown = [line for block in blocks(GUIDE, "python") for line in block.splitlines() if line]
+    assert shown[: len(lines)] == lines
+
+
+def test_the_entry_point_that_the_guide_shows_is_the_one_that_is_written() -> None:
+    (shown,) = blocks(GUIDE, "toml")
+    (written,) = [file.text for file in package_files("columns") if file.path.name == "pyproject.toml"]
+    entry_points = tomllib.loads(shown)["project"]["entry-points"]
+    assert entry_points == tomllib.loads(written)["project"]["entry-points"]
+
+
+def test_the_commands_of_the_guide_succeed_one_after_the_other(tmp_path: Path) -> None:
+    """From an empty folder to an installed package; pip puts that into a folder, not into this environment."""
+    (suite,) = blocks(GUIDE, "yaml")
+    commands = "".join(blocks(GUIDE, "bash"))
+    assert "compbench run my_suite.yaml" in commands
+    (tmp_path / "suite").write_text(suite)
+    (tmp_path / "bash").write_text(
+        f"""
+        set -euo pipefail
+        PATH={Path(sys.executable).parent}:$PATH
+        compbench() {{ python -P -m compbench "$@"; }}
+        pip() {{
+            [ "$1 $2" = "install -e" ]
+            python -m pip --quiet install --no-deps --no-build-isolation --target {tmp_path}/site "${{@:3}}"
+        }}
+        mkdir {tmp_path}/empty && cd {tmp_path}/empty
+        """
+        + commands.replace(
+            "compbench run my_suite.yaml", f"cp {tmp_path}/suite my_suite.yaml\ncompbench run my_suite.yaml"
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/site:{ROOT}"}
+    done = subprocess.run(["bash", tmp_path / "bash"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "empty" / "columns" / "pyproject.toml").is_file()
+    (table,) = (tmp_path / "empty" / "my_project" / "results").glob("my_suite/*.md")
+    assert "half_the_columns" in table.read_text()

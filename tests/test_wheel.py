@@ -77,3 +77,10 @@ def test_a_shipped_suite_runs_by_name_outside_the_checkout(installed: Path, tmp_
     records = list((tmp_path / "results" / "quick" / "cells").iterdir())
     assert len(records) == 1
     assert json.loads(records[0].read_text())["status"] == "ok"
+
+
+def test_a_strategy_to_begin_with_is_written_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
+    run(installed, tmp_path, "-m", "compbench", "new", "compressor", "mine")
+    run(installed, tmp_path, "-m", "compbench", "new", "package", "other")
+    assert "share" in run(installed, tmp_path, "-m", "compbench", "plugins", "mine")
+    assert (tmp_path / "other" / "src" / "compbench_other" / "other.py").is_file()

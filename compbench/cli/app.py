@@ -6,9 +6,14 @@ from typing import Annotated
 
 import typer
 
+from compbench.cli.check_command import HELP as CHECK_HELP
+from compbench.cli.check_command import check
+from compbench.cli.new_command import new
 from compbench.cli.plugins_command import plugins
 from compbench.cli.run_command import HELP as RUN_HELP
 from compbench.cli.run_command import run
+from compbench.cli.sites_command import HELP as SITES_HELP
+from compbench.cli.sites_command import sites
 from compbench.cli.table_command import table
 from compbench.run.machine import distribution_version
 
@@ -22,11 +27,14 @@ combination is a cell, run in a process of its own; its record is kept, so a run
 Examples:
   compbench run quick                          every shipped strategy, in under three minutes on two cores
   compbench run suites/trm_depth.yaml --only seed=0,1 --only depth=4,8
+  compbench sites quick --only arm=laser       what an arm will save and keep, place by place
   compbench table results/quick --format github
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
+  compbench new compressor mine                a strategy of your own to begin with, in plugins/mine.py
+  compbench check mine                         whether it keeps the contract, property by property
 
-Exit status: 0 all well, 1 some cell is not ok, 2 bad input, 130 interrupted.
+Exit status: 0 all well, 1 some cell or check is not ok, 2 bad input, 130 interrupted.
 """
 
 app = typer.Typer(
@@ -38,8 +46,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(help=RUN_HELP)(run)
+app.command(help=SITES_HELP)(sites)
 app.command()(table)
 app.command()(plugins)
+app.add_typer(new, name="new")
+app.command(help=CHECK_HELP)(check)
 
 
 def _print_version(asked: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import math
 from collections.abc import Iterable
@@ -16,14 +15,14 @@ from compbench_plugins.lance import Lance
 from compbench_plugins.laser import Laser
 from compbench_plugins.loract import LoRAct
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from compbench import Codec, Compressor, Payload, Site
 from compbench.chain import Chain
+from compbench.testing import check_compressor
 
 WIDTH = 24
 RANK = 6
-CALLS = 25
+SITE = Site("block.mlp", "mlp_24", WIDTH)
 
 ARMS: dict[str, Compressor] = {
     "identity": Identity(),
@@ -55,7 +54,7 @@ every_arm = pytest.mark.parametrize("arm", ARMS)
 
 
 def make(arm: str, seed: int = 0) -> Codec:
-    codec = ARMS[arm].codec(Site("block.mlp", "mlp_24", WIDTH), torch.Generator().manual_seed(seed))
+    codec = ARMS[arm].codec(SITE, torch.Generator().manual_seed(seed))
     assert codec is not None
     return codec
 
@@ -87,34 +86,9 @@ def unique_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(storages.values())
 
 
-def tensors_within(thing: object, seen: set[int] | None = None) -> list[Tensor]:
-    """Every tensor that an object's attributes lead to."""
-    seen = set() if seen is None else seen
-    if id(thing) in seen:
-        return []
-    seen.add(id(thing))
-    if isinstance(thing, Tensor):
-        return [thing]
-    if isinstance(thing, (list, tuple)):
-        parts = list(thing)
-    elif isinstance(thing, dict):
-        parts = list(thing.values())
-    else:
-        parts = list(getattr(thing, "__dict__", {}).values())
-    return [tensor for part in parts for tensor in tensors_within(part, seen)]
-
-
 @every_arm
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_come_back_in_their_shape_and_dtype(arm: str, dtype: torch.dtype) -> None:
-    codec = make(arm)
-    for step in range(4):
-        rows = activations(step, dtype=dtype)
-        decoded = codec.encode(rows).decode()
-        assert decoded.shape == rows.shape
-        assert decoded.dtype == dtype
-        assert decoded.device == rows.device
-        codec.end_step()
+def test_the_contract_is_kept(arm: str) -> None:
+    check_compressor(ARMS[arm], site=SITE)
 
 
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if "gale" not in arm])
@@ -129,47 +103,10 @@ def test_low_rank_rows_are_rebuilt_closely(arm: str, dtype: torch.dtype) -> None
 
 
 @every_arm
-def test_every_call_of_a_step_decodes_to_what_it_encoded(arm: str) -> None:
-    codec = make(arm)
-    kept: list[tuple[Payload, Tensor]] = []
-    for step in range(4):
-        for call in range(CALLS):
-            payload = codec.encode(activations(100 * step + call, rows=40))
-            kept.append((payload, payload.decode().clone()))
-        if step == 2:
-            codec.discard_step()
-        else:
-            codec.end_step()
-    for payload, decoded in kept:
-        assert torch.equal(payload.decode(), decoded)
-        assert torch.equal(payload.decode(), decoded)
-
-
-@every_arm
-def test_a_payload_declares_every_storage_that_it_keeps(arm: str) -> None:
-    codec = make(arm)
-    for step in range(3):
-        payload = codec.encode(activations(step))
-        declared = {tensor.untyped_storage()._cdata for tensor in payload.tensors()}
-        assert {tensor.untyped_storage()._cdata for tensor in tensors_within(payload)} == declared
-        codec.end_step()
-
-
-@every_arm
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_kept_bytes_is_what_the_calls_of_a_step_keep(arm: str, dtype: torch.dtype) -> None:
-    codec = warmed_up(arm, dtype=dtype)
-    estimate = codec.kept_bytes(rows=48, calls=CALLS, itemsize=dtype.itemsize)
-    payloads = [codec.encode(activations(call, rows=48, dtype=dtype)) for call in range(CALLS)]
-    kept = unique_bytes(tensor for payload in payloads for tensor in payload.tensors())
-    kept += sum(payload.opaque_bytes() for payload in payloads)
-    assert estimate == (None if arm == "identity" else kept)
-
-
-@every_arm
 def test_compression_keeps_less_than_the_rows_once_it_is_warm(arm: str) -> None:
     codec = warmed_up(arm)
     rows = [activations(call, rows=400) for call in range(3)]
+    assert (codec.kept_bytes(400, 3, 4) is None) == (arm == "identity")
     payloads = [codec.encode(X) for X in rows]
     kept = unique_bytes(tensor for payload in payloads for tensor in payload.tensors())
     if ARMS[arm].exact or arm == "laser full rank":
@@ -179,56 +116,14 @@ def test_compression_keeps_less_than_the_rows_once_it_is_warm(arm: str) -> None:
 
 
 @every_arm
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_weight_gradient_is_the_one_by_decoding(arm: str, dtype: torch.dtype) -> None:
-    codec = make(arm)
-    for step in range(3):
-        rows = activations(step, dtype=dtype)
-        grad_output = torch.randn(len(rows), 5, generator=torch.Generator().manual_seed(step)).to(dtype)
-        payload = codec.encode(rows)
-        by_decoding = grad_output.double().T @ payload.decode().double()
-        gradient = payload.weight_gradient(grad_output)
-        assert gradient.dtype == dtype
-        tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float64: 1e-12}[dtype]
-        assert (gradient.double() - by_decoding).norm() <= tolerance * by_decoding.norm()
-        codec.end_step()
-
-
-@every_arm
-def test_coefficients_can_be_taken_out_and_put_back(arm: str) -> None:
-    codec = warmed_up(arm)
-    payload = codec.encode(activations(5))
-    coefficients = payload.coefficients()
-    if coefficients is None:
-        assert codec.coefficient_width() is None
-        with pytest.raises(TypeError, match="no coefficients"):
-            payload.with_coefficients(None)
+def test_low_rank_payloads_leave_coefficients_to_others_and_say_where_they_are(arm: str) -> None:
+    payload = warmed_up(arm).encode(activations(5))
+    last = ARMS[arm].members[-1] if isinstance(ARMS[arm], Chain) else ARMS[arm]
+    if isinstance(last, (Identity, Int8)):
+        assert payload.coefficients() is None
         return
-    assert coefficients.shape == (64, codec.coefficient_width())
-    rest = payload.with_coefficients(None)
-    left = {tensor.untyped_storage()._cdata for tensor in rest.tensors()}
-    assert coefficients.untyped_storage()._cdata not in left
     with pytest.raises(TypeError, match="kept elsewhere"):
-        rest.decode()
-    assert torch.equal(rest.with_coefficients(coefficients).decode(), payload.decode())
-
-
-@every_arm
-def test_the_global_generator_is_left_alone(arm: str) -> None:
-    before = torch.random.get_rng_state()
-    codec = make(arm)
-    for step in range(4):
-        for payload in run_step(codec, step):
-            payload.decode()
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-@every_arm
-def test_the_same_seed_gives_the_same_payloads(arm: str) -> None:
-    first, second = make(arm), make(arm)
-    for step in range(4):
-        for one, other in zip(run_step(first, step), run_step(second, step), strict=True):
-            assert torch.equal(one.decode(), other.decode())
+        payload.with_coefficients(None).decode()
 
 
 @pytest.mark.parametrize("arm", RANDOM)
@@ -238,7 +133,8 @@ def test_another_seed_gives_other_payloads(arm: str) -> None:
 
 
 @every_arm
-def test_a_discarded_step_leaves_no_trace(arm: str) -> None:
+def test_a_discarded_step_leaves_no_trace_even_in_random_streams(arm: str) -> None:
+    # The contract lets a probe put the generators back; the shipped strategies do not need it.
     plain, probed = make(arm), make(arm)
     for step in range(4):
         for call in range(2):
@@ -249,32 +145,10 @@ def test_a_discarded_step_leaves_no_trace(arm: str) -> None:
     assert plain.statistics() == probed.statistics()
 
 
-AWKWARD = {
-    "one row": activations(0, rows=1),
-    "fewer rows than the rank": activations(0, rows=3),
-    "constant": torch.full((30, WIDTH), 2.5),
-    "zeros": torch.zeros(30, WIDTH),
-    "tiny": 1e-30 * activations(0),
-    "huge": 1e15 * activations(0),
-    "columns apart in memory": activations(0, rows=2 * WIDTH)[:WIDTH].T.contiguous().T,
-}
-
-
 @every_arm
-@pytest.mark.parametrize("kind", AWKWARD)
-def test_awkward_rows_are_encoded_at_any_time(arm: str, kind: str) -> None:
-    rows = AWKWARD[kind]
-    for warm in (False, True):
-        codec = warmed_up(arm) if warm else make(arm)
-        for _ in range(3):
-            for _ in range(2):
-                decoded = codec.encode(rows).decode()
-                assert decoded.shape == rows.shape
-                assert decoded.isfinite().all()
-                if kind == "zeros":
-                    assert not decoded.any()
-            codec.end_step()
-        assert codec.encode(activations(1)).decode().isfinite().all()
+def test_zeros_come_back_as_zeros(arm: str) -> None:
+    for codec in (make(arm), warmed_up(arm)):
+        assert not codec.encode(torch.zeros(30, WIDTH)).decode().any()
 
 
 @every_arm
@@ -327,65 +201,11 @@ def test_later_steps_recover_from_rows_that_are_not_finite(arm: str, warm: bool)
         assert (decoded - rows).norm() < 0.05 * rows.norm()
 
 
-@pytest.mark.parametrize("arm", [arm for arm in ARMS if not ARMS[arm].exact])
-def test_memory_of_the_rows_may_be_reused_once_they_are_encoded(arm: str) -> None:
-    codec = warmed_up(arm)
-    rows = activations(3)
-    payload = codec.encode(rows)
-    decoded = payload.decode().clone()
-    rows.fill_(7.0)
-    assert torch.equal(payload.decode(), decoded)
-
-
-@every_arm
-@pytest.mark.parametrize("warm", [False, True])
-def test_encoding_never_asks_the_device(arm: str, warm: bool) -> None:
-    codec = warmed_up(arm) if warm else make(arm)
-    # A fake tensor has no values: reading one raises.
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        for _ in range(3):
-            rows = torch.randn(40, WIDTH)
-            assert codec.encode(rows).decode().shape == rows.shape
-
-
-@every_arm
-def test_state_between_steps_stays_bounded(arm: str) -> None:
-    codec = warmed_up(arm)
-    run_step(codec, 3)
-    few = unique_bytes(codec.state())
-    assert few >= unique_bytes(tensors_within(codec)), "state() leaves out a tensor that the codec holds"
-    for step in range(4, 20):
-        run_step(codec, step)
-    assert unique_bytes(codec.state()) <= few
-    assert unique_bytes(tensors_within(codec)) <= few
-
-
-@every_arm
-def test_state_declares_what_is_held_within_a_step(arm: str) -> None:
-    codec = make(arm)
-    for step in range(3):
-        codec.encode(activations(step))
-        declared = {tensor.untyped_storage()._cdata for tensor in codec.state()}
-        assert {tensor.untyped_storage()._cdata for tensor in tensors_within(codec)} == declared
-        codec.end_step()
-
-
-@every_arm
-def test_a_strategy_can_be_written_down_and_made_again(arm: str) -> None:
-    strategy = ARMS[arm]
-    assert copy.deepcopy(strategy) == strategy
-    if not isinstance(strategy, Chain):
-        assert type(strategy)(**strategy.model_dump()) == strategy
-
-
 @pytest.mark.parametrize("name", ["none", "identity", "laser", "lance", "gale", "loract", "int8"])
-def test_a_plugin_gives_its_strategy_with_every_field_described(name: str) -> None:
+def test_a_plugin_gives_its_strategy(name: str) -> None:
     (strategy,) = importlib.import_module(f"compbench_plugins.{name}").compbench_compressors()
     assert issubclass(strategy, Compressor)
     assert strategy.name == name
-    assert strategy.__doc__
-    assert all(field.description and not field.is_required() for field in strategy.model_fields.values())
-    strategy()
 
 
 @pytest.mark.parametrize("name", ["laser", "lance", "gale", "loract"])
