@@ -205,8 +205,9 @@ class Entry:
         _set_version((self._guard,), (here,))
         return shared
 
-    def keep(self, tensor: Tensor) -> None:
+    def keep(self, tensor: Tensor, reason: str) -> None:
         """Keeps the storage itself after all, in the place of the payload: somebody holds it in any case."""
+        self.book.reason = reason
         if self.original is None:
             held = storages_of((tensor,))
             for ledger in (self._ledger, self.book.ledger):

@@ -94,12 +94,13 @@ class Saver:
         if entry is not None:
             if not entry.counts(tensor) or tensor.is_neg():
                 # Whether the storage has changed since it was encoded can't be told, or a view does not tell its sign.
+                reason = _NEGATED if tensor.is_neg() else _COUNTED_APART
                 if entry.dtype is tensor.dtype:
-                    entry.keep(tensor)
-                return self._keep(tensor, address, _NEGATED if tensor.is_neg() else _COUNTED_APART)
+                    entry.keep(tensor, reason)
+                return self._keep(tensor, address, reason)
             if entry.version == tensor._version and entry.dtype is tensor.dtype:
                 if operators.raw_reason:
-                    entry.keep(tensor)
+                    entry.keep(tensor, operators.raw_reason)
                 entry.book.propagating |= not operators.weight_only
                 return View(tensor, entry)
         if look_up(self._raw, address) is not None:
