@@ -12,7 +12,7 @@ from pydantic import SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from compbench import seeds
-from compbench.compressor import Codec, Compressor, Payload, Site
+from compbench.compressor import Codec, Compressor, Payload, Site, SiteUse
 from compbench.errors import SettingsError
 
 _TRIAL_SITE = Site(module="", role="trial", width=64)
@@ -75,7 +75,12 @@ class Chain(Compressor):
             width = codec.coefficient_width()
         if not links:
             return None
-        return ChainCodec(links, site.width) if len(links) > 1 else links[0].codec(site.width)
+        return ChainCodec(links, site.width)
+
+    def coordinate(self, sites: Sequence[SiteUse]) -> None:
+        """Lets every member coordinate its own codecs."""
+        for position, member in enumerate(self.members):
+            member.coordinate([own for use in sites for own in _uses_of(use, position)])
 
     def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
         """Enters what every member does to the model, in order, and leaves it in the opposite order."""
@@ -89,11 +94,20 @@ class Chain(Compressor):
             yield
 
 
+def _uses_of(use: SiteUse, position: int) -> Iterator[SiteUse]:
+    """What a site did for the member at a position of the chain, if that has a codec there."""
+    if isinstance(use.codec, ChainCodec):
+        for link in use.codec.links:
+            for codec in link.current if link.position == position else ():
+                yield replace(use, site=replace(use.site, width=link.width), codec=codec)
+
+
 class _Link:
     """One member of a chain at one site, and its codec for the width that reaches it."""
 
     def __init__(self, member: Compressor, position: int, site: Site, generator: torch.Generator) -> None:
         self.member = member
+        self.position = position
         self._site = site
         self._names = ("chain", str(position), member.name)
         self._seed = generator.initial_seed()
@@ -123,14 +137,27 @@ class ChainCodec(Codec):
     """
 
     def __init__(self, links: Sequence[_Link], width: int) -> None:
-        self._links = links
+        self.links = links
         self._width = width
+
+    @property
+    def watches_gradients(self) -> bool:  # type: ignore[override]
+        """Whether a member's codec does."""
+        return any(codec.watches_gradients for link in self.links for codec in link.current)
+
+    def observe_gradient(self, payload: Payload, gradient: Tensor) -> None:
+        """Shows it to the codecs that watch, each with its own payload."""
+        payloads = (*payload.outer, payload.last) if isinstance(payload, ChainPayload) else (payload,)
+        codecs = [codec for link in self.links for codec in link.current]
+        for codec, own in zip(codecs, payloads, strict=False):
+            if codec.watches_gradients:
+                codec.observe_gradient(own, gradient)
 
     def encode(self, rows: Tensor) -> Payload:
         """Compresses rows ``(N, D)`` by the first codec, and what each leaves by the next."""
         payloads: list[Payload] = []
         left: Tensor | None = rows
-        for link in self._links:
+        for link in self.links:
             if left is None:
                 break
             codec = link.codec(left.shape[1])
@@ -144,7 +171,7 @@ class ChainCodec(Codec):
     def _codecs(self) -> Iterator[tuple[int, Codec]]:
         """The codecs as the next call will use them, each with the width of its rows."""
         width: int | None = self._width
-        for link in self._links:
+        for link in self.links:
             codec = None if width is None else link.codec(width)
             if width is not None and codec is not None:
                 yield width, codec
@@ -152,7 +179,7 @@ class ChainCodec(Codec):
 
     def generators(self) -> Iterable[torch.Generator]:
         """Those of every member."""
-        for link in self._links:
+        for link in self.links:
             if link.generator is not None:
                 yield link.generator
             for codec in link.current:
@@ -160,13 +187,13 @@ class ChainCodec(Codec):
 
     def end_step(self) -> None:
         """Ends the step of every codec."""
-        for link in self._links:
+        for link in self.links:
             for codec in link.current:
                 codec.end_step()
 
     def discard_step(self) -> None:
         """Discards the step of every codec."""
-        for link in self._links:
+        for link in self.links:
             for codec in link.current:
                 codec.discard_step()
 
@@ -187,19 +214,19 @@ class ChainCodec(Codec):
 
     def state(self) -> Iterable[Tensor]:
         """What all codecs hold."""
-        return [tensor for link in self._links for codec in link.current for tensor in codec.state()]
+        return [tensor for link in self.links for codec in link.current for tensor in codec.state()]
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the members' codecs, each with the width that it is for."""
         return {
             "links": [
-                {"width": link.width, "codecs": [codec.state_dict() for codec in link.current]} for link in self._links
+                {"width": link.width, "codecs": [codec.state_dict() for codec in link.current]} for link in self.links
             ]
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Makes the members' codecs for the widths that they had, and gives them their states."""
-        for link, saved in zip(self._links, state["links"], strict=True):
+        for link, saved in zip(self.links, state["links"], strict=True):
             link.codec(saved["width"])
             for codec, codec_state in zip(link.current, saved["codecs"], strict=True):
                 codec.load_state_dict(codec_state)
@@ -207,7 +234,7 @@ class ChainCodec(Codec):
     def statistics(self) -> dict[str, float]:
         """The figures of all members; one that an earlier member has too is called ``int8_rank``, after its member."""
         figures: dict[str, float] = {}
-        for link in self._links:
+        for link in self.links:
             taken = set(figures)
             for codec in link.current:
                 for name, value in codec.statistics().items():

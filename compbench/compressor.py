@@ -10,7 +10,7 @@ This module knows neither models nor autograd: purely matrices of rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -42,6 +42,28 @@ class Site:
     def name(self) -> str:
         """A name that is unique in the model, such as ``block.mlp/mlp_3072`` or ``block.mlp/mlp_1536#1``."""
         return f"{self.module}/{self.role}" + (f"#{self.index}" if self.index else "")
+
+
+@dataclass(frozen=True)
+class SiteUse:
+    """What a site did in the step that has ended.
+
+    Attributes:
+        site: the site.
+        codec: its codec.
+        calls: how many storages were encoded there.
+        rows: rows ``N`` of one of them.
+        itemsize: bytes of an element.
+        propagating: whether an operator that saved them passes an error on to the gradients of activations; else it
+            touches a weight's gradient alone.
+    """
+
+    site: Site
+    codec: Codec
+    calls: int
+    rows: int
+    itemsize: int
+    propagating: bool
 
 
 class Payload(ABC):
@@ -112,9 +134,21 @@ class Codec(ABC):
     What depends on values is decided once a step, in ``end_step``.
     """
 
+    watches_gradients: ClassVar[bool] = False
+    """Whether :meth:`observe_gradient` is to be called; it costs a hook for each operator."""
+
     @abstractmethod
     def encode(self, rows: Tensor) -> Payload:
         """Compresses the rows of one call, ``(N, D)``: only to be read, and a view of memory that is freed after it."""
+
+    def observe_gradient(self, payload: Payload, gradient: Tensor) -> None:
+        """Called in the backward pass before a payload is decoded, if :attr:`watches_gradients` is set.
+
+        Args:
+            payload: what ``encode`` gave for the rows that an operator saved.
+            gradient: ``(N, M)``, of that operator's output, whose rows are those of the ``(N, D)`` rows that were
+                encoded; only to be read. Operators whose output has other rows than their input are left out.
+        """
 
     def end_step(self) -> None:
         """Called once after each optimiser step's backward passes: the place to move a basis."""
@@ -198,6 +232,15 @@ class Compressor(BaseModel, ABC):
 
         Returns:
             The codec, or None if this strategy leaves the site as it is.
+        """
+
+    def coordinate(self, sites: Sequence[SiteUse]) -> None:
+        """Called once after each step, when every codec's ``end_step`` is done: for decisions that span sites.
+
+        What is decided, such as a share of a common budget, is put into the codecs: a strategy has no state of its own.
+
+        Args:
+            sites: those at which the step encoded anything, in the order in which they were first met.
         """
 
     def wrap(self, model: nn.Module) -> AbstractContextManager[object]:

@@ -11,7 +11,7 @@ import torch
 from compbench.capture.modules import ModuleTracker
 from compbench.capture.sites import SiteBook, SiteReports
 from compbench.capture.special import refuse_compiled_function
-from compbench.compressor import Compressor, Site
+from compbench.compressor import Compressor, Site, SiteUse
 from compbench.errors import CaptureError, CaptureWarning
 from compbench.seeds import generator as seeded
 from compbench.site_patterns import SitePatterns
@@ -83,6 +83,14 @@ class Books:
             raise CaptureError(message)
         if any(book.codec is not None for book in self):
             warnings.warn(message, CaptureWarning, stacklevel=6)
+
+    def uses(self) -> list[SiteUse]:
+        """What the sites did at which the step under way has encoded anything."""
+        return [
+            SiteUse(book.site, book.codec, book.calls, book.rows, book.dtype.itemsize, book.propagating)
+            for book in self
+            if book.codec is not None and book.calls and not book.reason and book.dtype is not None
+        ]
 
     def reports(self) -> SiteReports:
         """What every site saved in the last step."""

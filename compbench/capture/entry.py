@@ -154,6 +154,7 @@ class Entry:
         "steps",
         "version",
         "views",
+        "watched",
     )
 
     def __init__(
@@ -183,6 +184,7 @@ class Entry:
         self._weak = StorageWeakRef(storage)
         self._rebuilt: StorageWeakRef | None = None
         self.views = 0
+        self.watched = False  # whether its codec wants to see gradients
         self._guard = _version_counter(tensor)
         self._opaque = payload.opaque_bytes()
         self._held = storages_of(payload.tensors())

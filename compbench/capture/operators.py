@@ -40,6 +40,7 @@ class OperatorTracker(TorchFunctionMode):
         weight_only: whether what the running operator saves of an activation serves a weight's gradient alone.
         channels_first: whether it takes features in dimension 1.
         raw_reason: why what it saves must be left raw; empty where it need not.
+        finished: called with what an operator gave, if anybody wants to know.
     """
 
     def __init__(self, attention: Attention, active: Callable[[], bool], weights: Weights) -> None:
@@ -51,6 +52,7 @@ class OperatorTracker(TorchFunctionMode):
         self.weight_only = False
         self.channels_first = False
         self.raw_reason = ""
+        self.finished: Callable[[Any], None] | None = None
 
     def takes_as_weight(self, tensor: Tensor) -> bool:
         """Whether the operator that is running takes the tensor as its weight, be that a parameter or computed."""
@@ -66,6 +68,14 @@ class OperatorTracker(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if self.finished is None:
+            return self._run(func, args, kwargs)
+        output = self._run(func, args, kwargs)
+        self.finished(output)
+        return output
+
+    def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+        """Runs an operator, with what is known of it while it runs."""
         name = getattr(func, "__name__", "")
         if name not in _KNOWN or not torch.is_grad_enabled() or not self._active():
             return func(*args, **kwargs) if kwargs else func(*args)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -63,6 +64,7 @@ class Saver:
         # What is alive of the graph, by the address of the storage; both take themselves out when they die.
         self._entries: Alive[Entry] = {}
         self._raw: Alive[Raw] = {}
+        self._watched: list[Entry] = []
         self._folds: dict[object, Fold | None] = {}
         self._warned: set[tuple[str, str]] = set()
         self._in_backward: Callable[[], int] = torch._C._current_graph_task_id
@@ -102,6 +104,8 @@ class Saver:
                 if operators.raw_reason:
                     entry.keep(tensor, operators.raw_reason)
                 entry.book.propagating |= not operators.weight_only
+                if entry.watched:
+                    self._watch(tensor, entry)
                 return View(tensor, entry)
         if look_up(self._raw, address) is not None:
             return self._keep(tensor, address, "")
@@ -124,7 +128,27 @@ class Saver:
         book.propagating |= not operators.weight_only
         entry = self._encode(tensor, fold, book, codec)
         book.saved(fold.rows, tensor.dtype, raw_bytes)
+        if codec.watches_gradients:
+            entry.watched = True
+            self._watch(tensor, entry)
         return View(tensor, entry)
+
+    def _watch(self, tensor: Tensor, entry: Entry) -> None:
+        """Notes that the operator that is running saves rows whose codec wants to see its output's gradient."""
+        if not entry.fold.positions and tensor.is_contiguous() and tensor.shape[-1] == entry.fold.width:
+            self._watched.append(entry)
+            self._operators.finished = self._show_gradient
+
+    def _show_gradient(self, output: object) -> None:
+        """Lets codecs see the gradient of an operator's output, if it has the rows that the operator saved."""
+        self._operators.finished = None
+        watched, self._watched = self._watched, []
+        if not isinstance(output, Tensor) or output.grad_fn is None or output.dim() < 2:
+            return
+        place, rows = output.output_nr, output.shape[:-1].numel()
+        for entry in {id(entry): entry for entry in watched if entry.fold.rows == rows}.values():
+            # Weakly: what the graph has let go of must not live on in its hooks.
+            output.grad_fn.register_prehook(_observer(weakref.ref(entry), place))
 
     def _encode(self, tensor: Tensor, fold: Fold, book: SiteBook, codec: Codec) -> Entry:
         try:
@@ -209,3 +233,14 @@ class Saver:
         if key not in self._folds:
             self._folds[key] = find_fold(tensor, channels_first)
         return self._folds[key]
+
+
+def _observer(reference: weakref.ref[Entry], place: int) -> Callable[[Sequence[Tensor | None]], None]:
+    def observe(gradients: Sequence[Tensor | None]) -> None:
+        entry, gradient = reference(), gradients[place]
+        if entry is not None and entry.payload is not None and entry.book.codec is not None and gradient is not None:
+            rows = gradient.detach().reshape(entry.fold.rows, -1)
+            codec, payload = entry.book.codec, entry.payload
+            plainly(gradient.device.type, lambda gradient: codec.observe_gradient(payload, gradient), rows)
+
+    return observe

@@ -173,6 +173,7 @@ class Session:
             for book in self._books:
                 if book.codec is not None and book.calls:
                     self._end_step(book)
+            self.compressor.coordinate(self._books.uses())
             for book in self._books:
                 book.close_step()
             self._steps.done += 1

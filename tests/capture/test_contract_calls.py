@@ -1,0 +1,113 @@
+"""What the engine tells strategies beside the rows: gradients of operators' outputs, and what all sites did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compbench import Codec, Compressor, Payload, Site, SiteUse
+from compbench.chain import Chain
+from tests.capture import zoo
+from tests.capture.zoo import session_of
+
+SEEN: dict[str, list[tuple[Tensor, Tensor]]] = {}
+STEPS: list[list[SiteUse]] = []
+
+
+class WatchingCodec(zoo.HalfCodec):
+    watches_gradients = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def observe_gradient(self, payload: Payload, gradient: Tensor) -> None:
+        assert not torch.is_grad_enabled()
+        SEEN.setdefault(self.name, []).append((payload.decode(), gradient.clone()))
+
+
+class Watching(Compressor):
+    """Looks at the gradients of what operators give."""
+
+    name = "watching"
+
+    def codec(self, site: Site, generator: torch.Generator) -> Codec:
+        return WatchingCodec(site.name)
+
+    def coordinate(self, sites: Sequence[SiteUse]) -> None:
+        STEPS.append(list(sites))
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = self.layer(F.silu(x))
+        return x
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    SEEN.clear()
+    STEPS.clear()
+
+
+@pytest.mark.parametrize("strategy", [Watching(), Chain(members=(Watching(),))], ids=["alone", "chain"])
+def test_gradients_come_with_the_payload_of_the_call_that_they_belong_to(strategy: Compressor) -> None:
+    model, x = Tied(), torch.randn(4, 10, 32, requires_grad=True)
+    inputs, gradients = [], []
+
+    def look(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs.append(arguments[0].detach().half().float())
+        output.register_hook(gradients.append)
+
+    handle = model.layer.register_forward_hook(look)
+    with session_of(model, strategy) as session, session.step():
+        model(x * 1).square().sum().backward()
+    handle.remove()
+    seen = SEEN["layer/tied_32" if "layer/tied_32" in SEEN else "layer/layer_32"]
+    assert len(seen) == 3
+    for (rows, gradient), expected_rows, expected in zip(seen, reversed(inputs), gradients, strict=True):
+        assert torch.equal(rows, expected_rows.view(40, 32))
+        torch.testing.assert_close(gradient, expected.reshape(40, 32))
+    # SiLU saves its input, whose rows are those of its output.
+    assert all(gradient.shape == (40, 32) for name in SEEN for _, gradient in SEEN[name])
+    assert sum(map(len, SEEN.values())) == 6
+    assert session.saved_bytes == 0
+
+
+def test_nothing_is_observed_of_operators_with_other_rows() -> None:
+    class Mixes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.transpose(1, 2) @ x).exp()
+
+    model, x = Mixes(), torch.randn(4, 10, 32, requires_grad=True)
+    with session_of(model, Watching()) as session, session.step():
+        model(x * 1).sum().backward()
+    assert all(gradient.shape == (4 * 32, 32) for seen in SEEN.values() for _, gradient in seen)
+
+
+@pytest.mark.parametrize("strategy", [Watching(), Chain(members=(Watching(), zoo.Nothing()))], ids=["alone", "chain"])
+def test_strategies_see_all_sites_of_a_step_when_it_has_ended(strategy: Compressor) -> None:
+    model, x = Tied(), torch.randn(4, 10, 32, requires_grad=True)
+    with session_of(model, strategy) as session:
+        for _ in range(2):
+            with session.step():
+                model(x * 1).square().sum().backward()
+        with session.probe():
+            model(x * 1).sum().backward()
+        with pytest.raises(ZeroDivisionError), session.step():
+            raise ZeroDivisionError
+    assert len(STEPS) == 2
+    reports = {site.name: site for site in session.sites() if not site.reason}
+    assert {use.site.name for use in STEPS[1]} == set(reports)
+    for use in STEPS[1]:
+        report = reports[use.site.name]
+        assert isinstance(use.codec, WatchingCodec)
+        assert (use.calls, use.rows, use.itemsize, use.propagating) == (report.calls, 40, 4, report.propagating)
