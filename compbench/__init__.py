@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from compbench.capture import Session, SiteReport, compress
-from compbench.compressor import Codec, Compressor, Dense, Payload, Site, SiteUse
+from compbench.compressor import Codec, Compressor, Dense, Payload, Recomputation, Site, SiteUse
 from compbench.hookspecs import hookimpl
 from compbench.records import Batch, Metric, Reporter
 from compbench.workloads.base import Data, Workload
@@ -16,6 +16,7 @@ __all__ = [
     "Dense",
     "Metric",
     "Payload",
+    "Recomputation",
     "Reporter",
     "Session",
     "Site",

@@ -12,7 +12,7 @@ from pydantic import SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from compbench import seeds
-from compbench.compressor import Codec, Compressor, Payload, Site, SiteUse
+from compbench.compressor import Codec, Compressor, Payload, Recomputation, Site, SiteUse
 from compbench.errors import SettingsError
 
 _TRIAL_SITE = Site(module="", role="trial", width=64)
@@ -81,6 +81,11 @@ class Chain(Compressor):
         """Lets every member coordinate its own codecs."""
         for position, member in enumerate(self.members):
             member.coordinate([own for use in sites for own in _uses_of(use, position)])
+
+    def recomputation(self) -> Recomputation | None:
+        """That of the one member that recomputes, if one does."""
+        found = [policy for member in self.members if (policy := member.recomputation()) is not None]
+        return found[0] if found else None
 
     def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
         """Enters what every member does to the model, in order, and leaves it in the opposite order."""

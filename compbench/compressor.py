@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -64,6 +64,24 @@ class SiteUse:
     rows: int
     itemsize: int
     propagating: bool
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """What is computed again in the backward pass in the place of being kept; see :meth:`Compressor.recomputation`.
+
+    Attributes:
+        operators: ``cheap``: elementwise operators, norms and copies; ``expanding``: also linear layers whose output is
+            wider than their input; ``any``: all that use no random numbers, within ``modules``.
+        modules: globs over module paths, for ``any``; empty: the blocks that the model is made of.
+        segment: calls of these modules that are recomputed together, for ``any``: their first input is kept.
+        keep: patterns of sites that are kept though they could be recomputed.
+    """
+
+    operators: Literal["cheap", "expanding", "any"]
+    modules: tuple[str, ...] = ()
+    segment: int = 1
+    keep: tuple[str | int, ...] = ()
 
 
 class Payload(ABC):
@@ -242,6 +260,10 @@ class Compressor(BaseModel, ABC):
         Args:
             sites: those at which the step encoded anything, in the order in which they were first met.
         """
+
+    def recomputation(self) -> Recomputation | None:
+        """What is to be recomputed rather than kept; asked for once a session. None: nothing."""
+        return None
 
     def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
         """Changes how the model runs while a session is open; for strategies on the graph, such as checkpointing.

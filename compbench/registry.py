@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from pydantic_core import PydanticSerializationError
 
+from compbench.by_site import SITES, BySite, pattern_text
 from compbench.chain import Chain
 from compbench.compressor import Compressor
 from compbench.errors import PluginError, SettingsError, one_line, unknown
@@ -24,6 +27,12 @@ Strategy = str | Mapping[str, Any] | Compressor | type[Compressor]
 """One strategy: a name, ``{name: {field: value}}``, a compressor, or a compressor's class."""
 
 _SHAPES = "a name, or {name: {field: value}}"
+
+SITES_SHAPE = "a mapping of patterns to strategies, such as {'*': laser, 'width:<128': none}"
+"""What ``sites`` of an arm may be, for messages."""
+
+NESTED_SITES = "strategies by site within another strategy (allowed: chains within sites, and not the other way round)"
+"""What is said where ``sites`` stands in a chain or in itself."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,8 @@ class Registry:
         """Makes a strategy.
 
         Args:
-            spec: one strategy, or a list of them, which is a chain: each compresses what the one before it keeps.
+            spec: one strategy; a list of them, which is a chain: each compresses what the one before it keeps; or
+                ``{"sites": {pattern: strategy or chain}}``, where the last pattern that matches a site decides.
             **fields: values of fields, where ``spec`` is a name or a class.
 
         Raises:
@@ -141,8 +151,11 @@ class Registry:
         if isinstance(spec, Sequence):
             if not spec:
                 raise SettingsError("a chain of no strategies (allowed: a list of at least one)")
-            members = tuple(self._member(member, {}) for member in spec)
-            return members[0] if len(members) == 1 else Chain(members=members)
+            if len(spec) == 1:
+                return self.compressor(spec[0])
+            return Chain(members=tuple(self._member(member, {}) for member in spec))
+        if is_by_site(spec):
+            return self._by_site(spec[SITES])
         return self._member(spec, {})
 
     def workload(self, name: str, /, **fields: Any) -> Workload:
@@ -158,11 +171,15 @@ class Registry:
     def reference(self, settings: Compressor | Workload) -> tuple[Reference, ...]:
         """What identifies a strategy, one entry a member of a chain, or a workload (one entry).
 
+        Strategies by site are one entry, whose source is that of all of them in the order of their patterns.
+
         Raises:
             PluginError: a field's value can't be written as JSON.
         """
         if isinstance(settings, Chain):
             return tuple(part for member in settings.members for part in self.reference(member))
+        if isinstance(settings, BySite):
+            return (self._reference_by_site(settings),)
         table = self.compressors if isinstance(settings, Compressor) else self.workloads
         known = table.get(settings.name)
         ours = known is not None and known.record is type(settings)
@@ -192,7 +209,35 @@ class Registry:
     def _table(self, kind: Kind) -> Mapping[str, Registered]:
         return self._tables.get(kind, MappingProxyType({}))
 
+    def _by_site(self, strategies: object) -> Compressor:
+        """Strategies by site, from the mapping of patterns.
+
+        Raises:
+            SettingsError: a pattern or its strategy is not allowed; the message names the pattern.
+        """
+        if not isinstance(strategies, Mapping) or not strategies:
+            raise SettingsError(f"sites is {in_words(strategies)} (allowed: {SITES_SHAPE})")
+        made: list[tuple[str, Compressor]] = []
+        for pattern, spec in strategies.items():
+            text = pattern_text(pattern)
+            try:
+                if isinstance(spec, BySite) or is_by_site(spec):
+                    raise SettingsError(NESTED_SITES)
+                made.append((text, self.compressor(spec)))
+            except SettingsError as error:
+                raise SettingsError(f"sites '{pattern}': {error}") from error
+        return BySite(choices=tuple(made))
+
+    def _reference_by_site(self, settings: BySite) -> Reference:
+        parts = [(pattern, self.reference(strategy)) for pattern, strategy in settings.choices]
+        # Keys of JSON have no order, and that of patterns matters: it goes into the hash.
+        sources = json.dumps([[pattern, [part.source for part in own]] for pattern, own in parts])
+        fields = {pattern: written([(part.name, part.fields) for part in own]) for pattern, own in parts}
+        return Reference(SITES, fields, hashlib.sha256(sources.encode()).hexdigest())
+
     def _member(self, spec: object, fields: Mapping[str, Any]) -> Compressor:
+        if isinstance(spec, BySite) or is_by_site(spec):
+            raise SettingsError(NESTED_SITES)
         if isinstance(spec, Compressor):
             return spec
         if isinstance(spec, type) and issubclass(spec, Compressor):
@@ -219,6 +264,17 @@ def parse_strategy(spec: object) -> tuple[str, dict[str, Any]]:
         if isinstance(name, str) and (fields is None or isinstance(fields, Mapping)):
             return name, dict(fields or {})
     raise SettingsError(f"a strategy is {in_words(spec)} (allowed: {_SHAPES})")
+
+
+def is_by_site(spec: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a suite or caller has written strategies by site: ``{sites: {pattern: strategy}}``."""
+    return isinstance(spec, Mapping) and set(spec) == {SITES}
+
+
+def written(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
+    """A strategy, or a chain of several, as a suite would write it, from names and fields."""
+    specs: list[Any] = [{name: dict(fields)} if fields else name for name, fields in parts]
+    return specs[0] if len(specs) == 1 else specs
 
 
 def default_plugins_dir() -> Path | None:

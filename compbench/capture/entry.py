@@ -299,6 +299,22 @@ def _version_counter(tensor: Tensor) -> Tensor:
     return counter
 
 
+class VersionGuard:
+    """Remembers the version of a tensor, and none of its memory."""
+
+    __slots__ = ("_counter", "_dtype", "_shape", "_version")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._counter = _version_counter(tensor)
+        self._version = tensor._version
+        self._shape, self._dtype = tensor.shape, tensor.dtype
+
+    def check(self) -> None:
+        """Raises what torch raises when a saved tensor was changed before its use."""
+        if self._counter._version != self._version:
+            raise _modified(self._dtype, self._shape, self._counter._version, self._version)
+
+
 @functools.cache
 def _nothing(device: torch.device) -> Tensor:
     return torch.empty(0, device=device)

@@ -39,6 +39,7 @@ class ModuleTracker:
         self._steps = steps
         self._elsewhere = elsewhere
         self._thread = threading.get_ident()
+        self.entering: Callable[[str, Any], None] | None = None  # called with path and arguments before a module runs
 
     def has(self, module: nn.Module) -> bool:
         """Whether a module is the model or part of it."""
@@ -74,6 +75,8 @@ class ModuleTracker:
                 return
             if not self.stack and torch.is_grad_enabled():
                 self._steps.ran = True
+            if self.entering is not None and torch.is_grad_enabled():
+                self.entering(path, arguments)
             self.stack.append((id(module), path))
             self._counts.append({})
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from compbench.capture.attention import can_recompute, recomputed_attention
+from compbench.capture.recompute import Recomputer
 from compbench.capture.settings import Attention
 from compbench.capture.special import describe_special
 from compbench.capture.weights import Weights
@@ -40,6 +41,7 @@ class OperatorTracker(TorchFunctionMode):
         weight_only: whether what the running operator saves of an activation serves a weight's gradient alone.
         channels_first: whether it takes features in dimension 1.
         raw_reason: why what it saves must be left raw; empty where it need not.
+        recomputer: notes how operators' outputs are computed, if any of it is to be recomputed.
         finished: called with what an operator gave, if anybody wants to know.
     """
 
@@ -53,6 +55,7 @@ class OperatorTracker(TorchFunctionMode):
         self.channels_first = False
         self.raw_reason = ""
         self.finished: Callable[[Any], None] | None = None
+        self.recomputer: Recomputer | None = None
 
     def takes_as_weight(self, tensor: Tensor) -> bool:
         """Whether the operator that is running takes the tensor as its weight, be that a parameter or computed."""
@@ -68,10 +71,12 @@ class OperatorTracker(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if self.finished is None:
-            return self._run(func, args, kwargs)
-        output = self._run(func, args, kwargs)
-        self.finished(output)
+        if self.recomputer is not None and torch.is_grad_enabled() and self._active():
+            output = self.recomputer.run(func, args, kwargs or {}, lambda: self._run(func, args, kwargs))
+        else:
+            output = self._run(func, args, kwargs)
+        if self.finished is not None:
+            self.finished(output)
         return output
 
     def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:

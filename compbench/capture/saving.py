@@ -17,6 +17,7 @@ from compbench.capture.ledger import SavedLedger
 from compbench.capture.modules import ModuleTracker
 from compbench.capture.operators import OperatorTracker
 from compbench.capture.plainly import plainly
+from compbench.capture.recompute import Deferred, Recipe, Recomputed, Recomputer
 from compbench.capture.sites import SiteBook
 from compbench.capture.special import describe_special, parts
 from compbench.capture.steps import Steps
@@ -27,6 +28,7 @@ from compbench.errors import CaptureError, CaptureWarning
 _OUTSIDE = "outside the model"
 _NEGATED = "a negated view of complex numbers"
 _COUNTED_APART = "a part of a storage that counts its changes by itself"
+_COMPUTED_AGAIN = "computed again in the backward pass"
 _RECOMPUTED = "recomputed in the backward pass, and used there at once"
 
 
@@ -66,10 +68,19 @@ class Saver:
         self._raw: Alive[Raw] = {}
         self._watched: list[Entry] = []
         self._folds: dict[object, Fold | None] = {}
+        self.recomputer: Recomputer | None = None
         self._warned: set[tuple[str, str]] = set()
         self._in_backward: Callable[[], int] = torch._C._current_graph_task_id
 
-    def pack(self, tensor: Tensor) -> Raw | View:
+    def has(self, tensor: Tensor) -> bool:
+        """Whether a tensor is kept already, is a weight, or carries no gradient, so that recipes may begin with it."""
+        address = tensor.untyped_storage()._cdata
+        if not tensor.requires_grad or self._weights.holds(tensor, address):
+            return True
+        entry = look_up(self._entries, address)
+        return (entry is not None and entry.version == tensor._version) or look_up(self._raw, address) is not None
+
+    def pack(self, tensor: Tensor) -> Raw | View | Recomputed | Deferred:
         """What stands in the graph for a tensor that is saved.
 
         Raises:
@@ -109,6 +120,12 @@ class Saver:
                 return View(tensor, entry)
         if look_up(self._raw, address) is not None:
             return self._keep(tensor, address, "")
+        if self.recomputer is not None:
+            recipe = self.recomputer.find(tensor, address)
+            if recipe is not None:
+                return self._recompute(tensor, recipe)
+            if self.recomputer.defers(address):
+                return self.recomputer.defer(tensor)
         reason = self._reason(tensor)
         if reason:
             return self._keep(tensor, address, reason)
@@ -132,6 +149,14 @@ class Saver:
             entry.watched = True
             self._watch(tensor, entry)
         return View(tensor, entry)
+
+    def _recompute(self, tensor: Tensor, recipe: Recipe) -> Recomputed:
+        if not recipe.counted:
+            recipe.counted = True
+            book = self._raw_book(tensor.shape[-1] if tensor.dim() else 1, _COMPUTED_AGAIN)
+            raw_bytes = tensor.untyped_storage().nbytes()
+            book.saved(raw_bytes // tensor.itemsize // (book.site.width or 1), tensor.dtype, raw_bytes)
+        return Recomputed(tensor, recipe, self._steps)
 
     def _watch(self, tensor: Tensor, entry: Entry) -> None:
         """Notes that the operator that is running saves rows whose codec wants to see its output's gradient."""

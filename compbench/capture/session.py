@@ -20,6 +20,7 @@ from compbench.capture.honesty import check_state
 from compbench.capture.ledger import SavedLedger
 from compbench.capture.modules import ModuleTracker
 from compbench.capture.operators import OperatorTracker
+from compbench.capture.recompute import Deferred, Recomputed, Recomputer
 from compbench.capture.saving import Saver
 from compbench.capture.settings import CaptureSettings
 from compbench.capture.sites import SiteBook, SiteReports
@@ -83,6 +84,10 @@ class Session:
             self._modules,
             self._operators,
         )
+        policy = compressor.recomputation()
+        if policy is not None:
+            recomputer = Recomputer(policy, model, self._modules, self._steps, self._saver)
+            self._saver.recomputer = self._operators.recomputer = recomputer
         self._outer: tuple[Session, ...] = ()
         self._opened = False
         self._stack: ExitStack | None = None
@@ -250,10 +255,11 @@ class Session:
 
     def _tell_if_idle(self) -> None:
         """Says so if a strategy that should have done something did nothing."""
-        wraps = type(self.compressor).wrap is not Compressor.wrap
         books = [book for book in self._books if book.last is not None]
         wanted = [book for book in books if book.codec is not None]
-        if wraps or any(not book.reason or book.pays_from_now_on() for book in wanted):
+        if self.compressor.exact or self._changes_the_graph():
+            return
+        if any(not book.reason or book.pays_from_now_on() for book in wanted):
             return
         if wanted:
             book = max(wanted, key=lambda book: book.last.raw_bytes if book.last else 0)
@@ -301,8 +307,10 @@ class Session:
     @property
     def compresses(self) -> bool:
         """Whether the strategy does anything: changes how the model runs, or has a codec at a site met so far."""
-        wraps = type(self.compressor).wrap is not Compressor.wrap
-        return wraps or any(book.codec is not None for book in self._books)
+        return self._changes_the_graph() or any(book.codec is not None for book in self._books)
+
+    def _changes_the_graph(self) -> bool:
+        return type(self.compressor).wrap is not Compressor.wrap or self.compressor.recomputation() is not None
 
     @property
     def saved_bytes(self) -> int:
@@ -415,7 +423,7 @@ class Session:
             return self
         return next((session for session in reversed(self._outer) if session._modules.stack), None)
 
-    def _pack(self, tensor: Tensor) -> Raw | View:
+    def _pack(self, tensor: Tensor) -> Raw | View | Recomputed | Deferred:
         # Only the innermost pair of hooks runs: it hands over to the session whose model is running.
         if self._modules.stack:
             return self._saver.pack(tensor)
@@ -427,7 +435,7 @@ class Session:
         return Raw(tensor) if session is None else session._saver.pack(tensor)
 
 
-def _unpack(saved: Raw | View) -> Tensor:
+def _unpack(saved: Raw | View | Recomputed | Deferred) -> Tensor:
     return saved.unpack()
 
 
