@@ -187,7 +187,8 @@ class Entry:
         self.watched = False  # whether its codec wants to see gradients
         self._guard = _version_counter(tensor)
         self._opaque = payload.opaque_bytes()
-        self._held = storages_of(payload.tensors())
+        # What lies on another device, as in the host's memory, is not what is held here.
+        self._held = storages_of(kept for kept in payload.tensors() if kept.device == tensor.device)
         self._ledger = ledger
         ledger.hold(self._held, self._opaque)
         book.ledger.hold(self._held, self._opaque)
