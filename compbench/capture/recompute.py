@@ -227,6 +227,10 @@ class Recomputer:
         if self._inside is not None:
             modules.entering = self._enter
 
+    def forget(self) -> None:
+        """Forgets all recipes but those that stand in a graph; tensors that outlive their step hold nothing more."""
+        self._recipes.clear()
+
     # ---------------------------------------------------------------- what is saved
 
     def find(self, tensor: Tensor, address: int) -> Recipe | None:
@@ -423,5 +427,3 @@ def _filled(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _filled(item) for key, item in value.items()}
     return value
-
-

@@ -231,6 +231,8 @@ class Session:
             yield
         finally:
             self._steps.end()
+            if self._saver.recomputer is not None:
+                self._saver.recomputer.forget()
 
     def _closed(self) -> str:
         if self._opened:
