@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -44,6 +44,11 @@ class Chain(Compressor):
     def _members_fit(self) -> Self:
         if not self.members:
             raise SettingsError("a chain of strategies needs at least one; 'none' keeps everything")
+        recomputing = [member.name for member in self.members if member.recomputation() is not None]
+        if len(recomputing) > 1:
+            raise SettingsError(
+                f"a chain recomputes in one way, and both {' and '.join(recomputing)} are in it; leave one out"
+            )
         try:
             self.codec(_TRIAL_SITE, torch.Generator().manual_seed(0))
         except SettingsError:
@@ -149,6 +154,16 @@ class ChainCodec(Codec):
     def watches_gradients(self) -> bool:  # type: ignore[override]
         """Whether a member's codec does."""
         return any(codec.watches_gradients for link in self.links for codec in link.current)
+
+    @property
+    def watches_operators(self) -> bool:  # type: ignore[override]
+        """Whether the first member's codec does; the others never see an operator's rows."""
+        return any(codec.watches_operators for link in self.links[:1] for codec in link.current)
+
+    def observe_operator(self, payload: Payload, gradients_with: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+        """Shows them to the first member's codec."""
+        for codec in self.links[0].current:
+            codec.observe_operator(payload.outer[0] if isinstance(payload, ChainPayload) else payload, gradients_with)
 
     def observe_gradient(self, payload: Payload, gradient: Tensor) -> None:
         """Shows it to the codecs that watch, each with its own payload."""

@@ -10,7 +10,7 @@ This module knows neither models nor autograd: purely matrices of rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -158,6 +158,20 @@ class Codec(ABC):
     @abstractmethod
     def encode(self, rows: Tensor) -> Payload:
         """Compresses the rows of one call, ``(N, D)``: only to be read, and a view of memory that is freed after it."""
+
+    watches_operators: ClassVar[bool] = False
+    """Whether :meth:`observe_operator` is to be called. What operators take is kept until then, at its full size: for
+    calibration steps, after which a codec sets it to False on itself."""
+
+    def observe_operator(self, payload: Payload, gradients_with: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+        """Called in the backward pass before an operator that saved the payload's rows, if :attr:`watches_operators`.
+
+        Args:
+            payload: what ``encode`` gave for the rows.
+            gradients_with: takes rows ``(N, D)`` and gives the gradients of all inputs of the operator that take one,
+                as they would be if these had been its rows; with the same gradient of its output. Operators that
+                save what they gave, not what they took, are left out.
+        """
 
     def observe_gradient(self, payload: Payload, gradient: Tensor) -> None:
         """Called in the backward pass before a payload is decoded, if :attr:`watches_gradients` is set.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ class OperatorTracker(TorchFunctionMode):
         channels_first: whether it takes features in dimension 1.
         raw_reason: why what it saves must be left raw; empty where it need not.
         recomputer: notes how operators' outputs are computed, if any of it is to be recomputed.
-        finished: called with what an operator gave, if anybody wants to know.
+        finished: called with what an operator gave, the operator and its arguments, if anybody wants to know.
     """
 
     def __init__(self, attention: Attention, active: Callable[[], bool], weights: Weights) -> None:
@@ -54,7 +54,7 @@ class OperatorTracker(TorchFunctionMode):
         self.weight_only = False
         self.channels_first = False
         self.raw_reason = ""
-        self.finished: Callable[[Any], None] | None = None
+        self.finished: Callable[[Any, Callable[..., Any], Any, Mapping[str, Any]], None] | None = None
         self.recomputer: Recomputer | None = None
 
     def takes_as_weight(self, tensor: Tensor) -> bool:
@@ -76,7 +76,7 @@ class OperatorTracker(TorchFunctionMode):
         else:
             output = self._run(func, args, kwargs)
         if self.finished is not None:
-            self.finished(output)
+            self.finished(output, func, args, kwargs or {})
         return output
 
     def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:

@@ -321,7 +321,7 @@ class Recomputer:
                 handle = _Part(handle)
             return _Argument(handle)
 
-        recipe = Recipe(function, _mapped(arguments, stand_in), _mapped(dict(keywords), stand_in), output, parents)
+        recipe = Recipe(function, mapped(arguments, stand_in), mapped(dict(keywords), stand_in), output, parents)
         self._recipes[address] = recipe
         weakref.finalize(output.untyped_storage(), self._forget, address, weakref.ref(recipe)).atexit = False
 
@@ -409,13 +409,14 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
+def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Arguments with every tensor among them changed."""
     if isinstance(value, Tensor):
         return change(value)
     if type(value) in (list, tuple):
-        return type(value)(_mapped(item, change) for item in value)
+        return type(value)(mapped(item, change) for item in value)
     if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
+        return {key: mapped(item, change) for key, item in value.items()}
     return value
 
 

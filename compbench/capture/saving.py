@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from compbench.capture.folding import Fold, find_fold
 from compbench.capture.honesty import check_declared
 from compbench.capture.ledger import SavedLedger
 from compbench.capture.modules import ModuleTracker
+from compbench.capture.observing import Operator, SavedPlace, gradient_observer, operator_observer
 from compbench.capture.operators import OperatorTracker
 from compbench.capture.plainly import plainly
 from compbench.capture.recompute import Deferred, Recipe, Recomputed, Recomputer
@@ -66,7 +67,7 @@ class Saver:
         # What is alive of the graph, by the address of the storage; both take themselves out when they die.
         self._entries: Alive[Entry] = {}
         self._raw: Alive[Raw] = {}
-        self._watched: list[Entry] = []
+        self._watched: list[tuple[Entry, bool, SavedPlace]] = []
         self._folds: dict[object, Fold | None] = {}
         self.recomputer: Recomputer | None = None
         self._warned: set[tuple[str, str]] = set()
@@ -145,7 +146,7 @@ class Saver:
         book.propagating |= not operators.weight_only
         entry = self._encode(tensor, fold, book, codec)
         book.saved(fold.rows, tensor.dtype, raw_bytes)
-        if codec.watches_gradients:
+        if codec.watches_gradients or codec.watches_operators:
             entry.watched = True
             self._watch(tensor, entry)
         return View(tensor, entry)
@@ -159,21 +160,29 @@ class Saver:
         return Recomputed(tensor, recipe, self._steps)
 
     def _watch(self, tensor: Tensor, entry: Entry) -> None:
-        """Notes that the operator that is running saves rows whose codec wants to see its output's gradient."""
-        if not entry.fold.positions and tensor.is_contiguous() and tensor.shape[-1] == entry.fold.width:
-            self._watched.append(entry)
-            self._operators.finished = self._show_gradient
+        """Notes that the operator that is running saves rows whose codec wants to see its gradients."""
+        in_rows = not entry.fold.positions and tensor.is_contiguous() and tensor.shape[-1] == entry.fold.width
+        place = tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
+        self._watched.append((entry, in_rows, place))
+        self._operators.finished = self._show_gradient
 
-    def _show_gradient(self, output: object) -> None:
-        """Lets codecs see the gradient of an operator's output, if it has the rows that the operator saved."""
+    def _show_gradient(
+        self, output: object, function: Callable[..., Any], arguments: Any, keywords: Mapping[str, Any]
+    ) -> None:
+        """Lets codecs see the gradients of the operator that has run, when its backward begins."""
         self._operators.finished = None
         watched, self._watched = self._watched, []
-        if not isinstance(output, Tensor) or output.grad_fn is None or output.dim() < 2:
+        if not isinstance(output, Tensor) or output.grad_fn is None:
             return
-        place, rows = output.output_nr, output.shape[:-1].numel()
-        for entry in {id(entry): entry for entry in watched if entry.fold.rows == rows}.values():
-            # Weakly: what the graph has let go of must not live on in its hooks.
-            output.grad_fn.register_prehook(_observer(weakref.ref(entry), place))
+        place, rows = output.output_nr, output.shape[:-1].numel() if output.dim() > 1 else 0
+        for entry, in_rows, saved in {id(watch[0]): watch for watch in watched}.values():
+            codec = entry.book.codec
+            if codec is not None and codec.watches_operators:
+                operator = Operator(function, arguments, keywords, output, entry.address, saved)
+                if operator.takes_what_it_saved:
+                    output.grad_fn.register_prehook(operator_observer(entry, operator, place))
+            if codec is not None and codec.watches_gradients and in_rows and entry.fold.rows == rows:
+                output.grad_fn.register_prehook(gradient_observer(entry, place))
 
     def _encode(self, tensor: Tensor, fold: Fold, book: SiteBook, codec: Codec) -> Entry:
         try:
@@ -258,14 +267,3 @@ class Saver:
         if key not in self._folds:
             self._folds[key] = find_fold(tensor, channels_first)
         return self._folds[key]
-
-
-def _observer(reference: weakref.ref[Entry], place: int) -> Callable[[Sequence[Tensor | None]], None]:
-    def observe(gradients: Sequence[Tensor | None]) -> None:
-        entry, gradient = reference(), gradients[place]
-        if entry is not None and entry.payload is not None and entry.book.codec is not None and gradient is not None:
-            rows = gradient.detach().reshape(entry.fold.rows, -1)
-            codec, payload = entry.book.codec, entry.payload
-            plainly(gradient.device.type, lambda gradient: codec.observe_gradient(payload, gradient), rows)
-
-    return observe

@@ -111,3 +111,49 @@ def test_strategies_see_all_sites_of_a_step_when_it_has_ended(strategy: Compress
         report = reports[use.site.name]
         assert isinstance(use.codec, WatchingCodec)
         assert (use.calls, use.rows, use.itemsize, use.propagating) == (report.calls, 40, 4, report.propagating)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("model", ["mlp", "block"])
+def test_operators_tell_what_their_gradients_would_be_with_other_rows(model: str, bf16: bool) -> None:
+    """With the rows as they are they are those that autograd computes, and others with others."""
+    found: dict[str, list[tuple[Tensor, ...]]] = {}
+
+    class OperatorCodec(zoo.KeepCodec):
+        watches_operators = True
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def observe_operator(self, payload: Payload, gradients_with) -> None:
+            rows = payload.decode()
+            found.setdefault(self.name, []).append(gradients_with(rows))
+            assert any(
+                not torch.equal(a, b) for a, b in zip(gradients_with(rows), gradients_with(2 * rows), strict=True)
+            )
+
+    class Operators(Compressor):
+        """Looks at operators."""
+
+        name = "operators"
+        exact = True
+
+        def codec(self, site: Site, generator: torch.Generator) -> Codec:
+            return OperatorCodec(site.name)
+
+    torch.manual_seed(0)
+    network = (
+        nn.Sequential(nn.Linear(32, 48), nn.GELU(), nn.Linear(48, 32)) if model == "mlp" else zoo.Recursive(calls=1)
+    )
+    x = torch.randn(4, 10, 32, requires_grad=True)
+    with session_of(network, Operators()) as session, session.step():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = network(x * 1).float().sin().sum()
+        loss.backward()
+    assert session.saved_bytes == 0
+    weights = [p.grad for p in network.parameters() if p.dim() == 2]
+    tolerance = {"rtol": 2e-2, "atol": 1e-2} if bf16 else {"rtol": 1e-4, "atol": 1e-5}
+    shown = [g.float() for calls in found.values() for gradients in calls for g in gradients]
+    for weight in weights:
+        assert any(g.shape == weight.shape and torch.allclose(g, weight, **tolerance) for g in shown)
+    assert len(found) > len(weights)  # operators without a weight, too

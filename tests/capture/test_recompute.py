@@ -183,7 +183,7 @@ def test_codecs_compress_what_recomputation_keeps(members: tuple[Compressor, ...
     near = gradients(model, x, session, steps=3)
     a, b = (torch.cat([g.flatten().double() for g in found]) for found in (exact, near))
     assert F.cosine_similarity(a, b, 0) > 0.75
-    assert session.peak_saved_bytes < 0.85 * alone
+    assert session.peak_saved_bytes < 0.9 * alone
     reasons = {site.reason for site in session.sites()}
     assert "computed again in the backward pass" in reasons
     assert "" in reasons
