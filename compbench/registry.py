@@ -151,9 +151,11 @@ class Registry:
         if isinstance(spec, Sequence):
             if not spec:
                 raise SettingsError("a chain of no strategies (allowed: a list of at least one)")
-            if len(spec) == 1:
-                return self.compressor(spec[0])
-            return Chain(members=tuple(self._member(member, {}) for member in spec))
+            if len(spec) > 1:
+                return Chain(members=tuple(self._member(member, {}) for member in spec))
+            (spec,) = spec
+        if isinstance(spec, BySite):
+            return spec
         if is_by_site(spec):
             return self._by_site(spec[SITES])
         return self._member(spec, {})

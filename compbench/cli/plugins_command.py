@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
@@ -20,6 +21,16 @@ from compbench.errors import SettingsError, unknown
 from compbench.fields import describe_fields
 from compbench.plugin_loading import RECORDS, Registered
 from compbench.registry import Registry, default_plugins_dir
+from compbench.report.tables import NOT_AVAILABLE, Table, as_text
+
+Layout = Literal["simple", "github"]
+"""How the table of all strategies can be written."""
+
+COLUMNS = ("name", "what it does", "keeps", "error", "source")
+"""The columns of the table of all strategies."""
+
+_SENTENCE = r"((?:``.+?``|`[^`]+`|[^`])+?)\.(?=\s|$)"
+"""Up to a full stop that is not within code."""
 
 
 def plugins(
@@ -28,6 +39,10 @@ def plugins(
         typer.Argument(help="A strategy, workload, metric or reporter: show its description and its fields."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    layout: Annotated[
+        Layout | None,
+        typer.Option("--format", help="Print one table of all strategies: what each keeps, its error and its source."),
+    ] = None,
     plugins_dir: Annotated[
         Path | None, typer.Option(help="Folder with the project's own plugins (default: ./plugins, if there is one).")
     ] = None,
@@ -37,7 +52,13 @@ def plugins(
     Broken plugins are listed with their tracebacks; all others go on working. COMPBENCH_DISABLE_PLUGINS has the names
     of plugins to leave out, separated by commas.
     """
+    if layout and (name or as_json):
+        beside = f"'{name}'" if name else "--json"
+        raise SettingsError(f"--format beside {beside} (allowed: by itself, since it is of all strategies)")
     registry = Registry.load(plugins_dir or default_plugins_dir())
+    if layout:
+        _print_strategies(registry, layout)
+        return
     content = listing(registry) if name is None else descriptions(registry, name)
     if as_json:
         typer.echo(json.dumps(content, indent=2))
@@ -100,6 +121,43 @@ def descriptions(registry: Registry, name: str) -> dict[str, Any]:
     return {"plugins": [_description(registered) for registered in found]}
 
 
+def strategies(registry: Registry) -> list[tuple[str, ...]]:
+    """A row of :data:`COLUMNS` for every strategy, in its plugin's own words.
+
+    What it does is the first line of the class's docstring. The others are sentences of its module's: the one that
+    begins with ``Keeps``, or else the module's first; that after ``Error:``, unless the class is ``exact``; that after
+    ``Source:``.
+    """
+    return [
+        (
+            registered.name,
+            _docstring(registered).partition("\n")[0].removesuffix(".") or NOT_AVAILABLE,
+            _kept(registered) or NOT_AVAILABLE,
+            _error(registered),
+            _sentence(r"^Source:\s+", _background(registered)) or NOT_AVAILABLE,
+        )
+        for registered in registry.compressors.values()
+    ]
+
+
+def _kept(registered: Registered) -> str:
+    title = rf"\A``{re.escape(registered.name)}``:\s+(?:keeps\s+)?"
+    background = _background(registered)
+    return _sentence(r"(?<!\S)(?:K|It k)eeps\s+", background) or _sentence(title, background)
+
+
+def _error(registered: Registered) -> str:
+    if getattr(registered.record, "exact", False):
+        return "none"
+    return _sentence(r"^Error:\s+", _background(registered)) or "lossy"
+
+
+def _sentence(opening: str, text: str) -> str:
+    """What follows an opening up to the end of its sentence, on one line and with code as Markdown has it."""
+    found = re.search(opening + _SENTENCE, text, flags=re.MULTILINE | re.DOTALL)
+    return " ".join(found[1].split()).replace("``", "`") if found else ""
+
+
 def _registered(registry: Registry) -> list[Registered]:
     tables = (registry.compressors, registry.workloads, registry.metrics, registry.reporters)
     return [registered for table in tables for registered in table.values()]
@@ -144,6 +202,17 @@ def _background(registered: Registered) -> str:
     return inspect.cleandoc(getattr(module, "__doc__", None) or "")
 
 
+def _print_strategies(registry: Registry, layout: Layout) -> None:
+    rows = strategies(registry)
+    if layout == "simple":
+        _print_table(COLUMNS, rows)
+    else:
+        rows = [(f"`{name}`", *others) for name, *others in rows]
+        typer.echo(as_text(Table(COLUMNS, rows, words=COLUMNS), layout), nl=False)
+    for reason in (*registry.conflicts, *(f"{plugin} is broken: {plugin.reason}" for plugin in registry.broken)):
+        typer.echo(f"left out: {reason}", err=True)
+
+
 def _print_listing(content: dict[str, Any]) -> None:
     columns = ("kind", "name", "summary", "source", "status")
     _print_table(columns, [[row[column] for column in columns] for row in content["plugins"]])
@@ -173,7 +242,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:
         typer.echo(tabulate(rows, headers=columns, tablefmt="simple", disable_numparse=True))
         return
-    table = Table(*columns)
+    table = RichTable(*columns)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as Text, since brackets in summaries are no markup
     console.print(table)

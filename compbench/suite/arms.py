@@ -1,4 +1,7 @@
-"""The arms of a suite: strategies by name, in chains and by site, checked against their plugins, or kept apart where the plugin is broken."""
+"""The arms of a suite: strategies by name, in chains and by site, checked against their plugins.
+
+An arm whose plugin is broken is kept apart, with the reason.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +170,8 @@ class _Reader:
 
     def _by_site(self, spec: object, location: Location, what: str) -> Arrangement | None:
         if not isinstance(spec, Mapping) or not spec:
-            return self._mistake(location, f"sites of {what} is {in_words(spec)} (allowed: {SITES_SHAPE})")
+            self._mistake(location, f"sites of {what} is {in_words(spec)} (allowed: {SITES_SHAPE})")
+            return None
         parts: dict[str, int | list[int]] = {}
         for pattern, own in spec.items():
             place = (*location, pattern)
@@ -184,18 +188,21 @@ class _Reader:
         if not isinstance(spec, list):
             return self._member(spec, location)
         if not spec:
-            return self._mistake(location, f"{what} has no strategy (allowed: a list of at least one)")
+            self._mistake(location, f"{what} has no strategy (allowed: a list of at least one)")
+            return None
         found = [self._member(part, (*location, index)) for index, part in enumerate(spec)]
         return [index for index in found if index is not None]
 
     def _member(self, spec: object, location: Location) -> int | None:
         """The index of one strategy; None, and a mistake noted, if it is none."""
         if is_by_site(spec):
-            return self._mistake(location, NESTED_SITES)
+            self._mistake(location, NESTED_SITES)
+            return None
         try:
             name, fields = parse_strategy(spec)
         except SettingsError as error:
-            return self._mistake(location, str(error))
+            self._mistake(location, str(error))
+            return None
         place = location if isinstance(spec, str) else (*location, name)
         record = None
         try:
@@ -204,11 +211,13 @@ class _Reader:
             reason = self._registry.broken_reason("strategy", name)
             self.broken = self.broken or reason
             if not reason:
-                return self._mistake(place, str(error))
+                self._mistake(place, str(error))
+                return None
         self.members.append(Member(place, name, fields, record))
         return len(self.members) - 1
 
     def _mistake(self, location: Location, message: str) -> None:
+        """Notes a mistake."""
         self._checker.add(location, message)
         self.wrong = True
 

@@ -11,7 +11,8 @@ import torch
 from compbench_plugins.laser import Laser, LaserCodec, expanded
 from numpy.typing import NDArray
 
-from compbench import Dense, Site
+from compbench import Dense, Payload, Site
+from compbench.testing import Checkup
 
 Matrix = NDArray[np.float64]
 
@@ -340,3 +341,300 @@ def test_kept_bytes_of_the_papers_table() -> None:
         kept = codec.kept_bytes(rows=7744, calls=25, itemsize=2)
         assert kept is not None
         assert 100 * (1 - kept / (25 * 7744 * width * 2)) == pytest.approx(saving, abs=0.005)
+
+
+@pytest.mark.parametrize("growth", [1, 4])
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_kept_bytes_in_closed_form(growth: int, itemsize: int) -> None:
+    """Coefficients for each call, and a basis in at least fp32: one, or one a call."""
+    dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[itemsize]
+    for basis, bases in [("shared", 1), ("per_call", 7)]:
+        codec = make(basis=basis, growth=growth, fidelity=1.0, patience=99)
+        for step in range(4):
+            X = [torch.randn(30, WIDTH, generator=torch.Generator().manual_seed(step)).to(dtype) for _ in range(7)]
+            payloads = [codec.encode(rows) for rows in X]
+            said = codec.kept_bytes(30, 7, itemsize)
+            if step:
+                storages = {t.data_ptr(): t.nbytes for payload in payloads for t in payload.tensors()}
+                assert said == 7 * 30 * codec_rank(payloads) * itemsize + bases * WIDTH * codec_rank(payloads) * max(
+                    itemsize, 4
+                )
+                assert said == sum(storages.values())
+            codec.end_step()
+
+
+def codec_rank(payloads: list[Payload]) -> int:
+    Z = payloads[0].coefficients()
+    assert Z is not None
+    return Z.shape[1]
+
+
+def started(**fields: object) -> tuple[LaserCodec, Matrix]:
+    """A codec whose first step is over, and its basis."""
+    codec = make(**fields)
+    for call in stream(1)[0]:
+        codec.encode(torch.from_numpy(call))
+    codec.end_step()
+    assert codec.Q is not None
+    return codec, codec.Q.numpy().copy()
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+@pytest.mark.parametrize(("basis", "moves"), [("shared", "step"), ("shared", "call"), ("per_call", "step")])
+def test_power_iterations_in_a_row(iterations: int, basis: str, moves: str) -> None:
+    codec, Q = started(iterations=iterations, basis=basis, power_iteration=moves, fidelity=0.01)
+    for calls in stream(4)[1:]:
+        encoded = Q
+        for call in [np.concatenate(calls)] if (basis, moves) == ("shared", "step") else calls:
+            for _ in range(iterations):
+                Q = np.linalg.qr(call.T @ call @ Q)[0]
+        for number, call in enumerate(calls):
+            decoded = codec.encode(torch.from_numpy(call)).decode().numpy()
+            if basis == "shared" or not number:
+                np.testing.assert_allclose(decoded, call @ encoded @ encoded.T, atol=1e-8)
+        codec.end_step()
+        assert codec.Q is not None
+        np.testing.assert_allclose(projector(codec.Q.numpy()), projector(Q), atol=1e-8)
+
+
+def test_only_several_iterations_at_once_gather_a_gram_matrix_in_every_step() -> None:
+    gathered = {}
+    for iterations in (1, 2):
+        for moves in ("step", "call"):
+            codec, _ = started(iterations=iterations, power_iteration=moves)
+            codec.encode(torch.from_numpy(stream(1)[0][0]))
+            assert codec.gathered is not None
+            gathered[iterations, moves] = codec.gathered.C is not None
+            assert sum(t.numel() for t in codec.state()) > 0
+    assert gathered == {(1, "step"): False, (1, "call"): False, (2, "step"): True, (2, "call"): False}
+
+
+@pytest.mark.parametrize("moves", ["step", "call"])
+def test_three_iterations_in_one_step_are_those_of_three_steps(moves: str) -> None:
+    X = np.random.default_rng(0).standard_normal((400, WIDTH)) * np.geomspace(8, 0.1, WIDTH)
+    found = []
+    for iterations, steps in [(1, 3), (3, 1)]:
+        codec, _ = started(iterations=iterations, power_iteration=moves, fidelity=0.01)
+        for _ in range(steps):
+            codec.encode(torch.from_numpy(X))
+            codec.end_step()
+        assert codec.Q is not None
+        found.append(projector(codec.Q.numpy()))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-9)
+
+
+@pytest.mark.parametrize(("threshold", "largest", "columns"), [(0.9, 64, 8), (0.9, 3, 3), (0.72, 64, 1), (1.0, 64, 12)])
+def test_growth_in_proportion_to_the_deficit(threshold: float, largest: int, columns: int) -> None:
+    """With F^2 = 0.5 and 12 directions left: 12 (0.81 - 0.5) / (1 - 0.5) = 7.44 columns, and so on."""
+    codec = make(growth="deficit", max_growth=largest, fidelity=threshold, max_rank=WIDTH, patience=9)
+    codec.encode(torch.eye(WIDTH, dtype=torch.float64)[:4])
+    codec.end_step()
+    codec.encode(torch.cat([3 * torch.eye(WIDTH)[:4], 3**0.5 * torch.eye(WIDTH)[4:]]).double())
+    codec.end_step()
+    assert codec.statistics()["fidelity"] == pytest.approx(math.sqrt(0.5))
+    assert codec.k == 4 + columns
+
+
+def test_a_deficit_is_closed_where_directions_are_alike() -> None:
+    random = torch.Generator().manual_seed(2)
+    codec = make(growth="deficit", rank=2, max_rank=WIDTH, fidelity=0.9, patience=9)
+    for _ in range(3):
+        codec.encode(torch.randn(4000, WIDTH, generator=random))
+        codec.end_step()
+    figures = codec.statistics()
+    assert figures["expansions"] == 1
+    assert figures["fidelity"] >= 0.9
+    assert figures["rank"] == pytest.approx(0.81 * WIDTH, abs=1.5)
+
+
+def test_rows_of_an_expansion_by_residual_are_a_weighted_sample_over_all_calls() -> None:
+    """With one slot a row is drawn with the probability of its share of all squared residuals."""
+    codec = make(growth=1, expansion_rows="residual", rank=4)
+    codec.encode(torch.eye(WIDTH)[:4])
+    codec.end_step()
+    weights = torch.tensor([[1.0, 2.0, 0.0], [4.0, 1.0, 2.0]])
+    counts = torch.zeros(2, 3)
+    for _ in range(2000):
+        for call, own in enumerate(weights):
+            X = torch.zeros(3, WIDTH)
+            X[:, 0] = 100.0  # what the basis spans does not count
+            X[torch.arange(3), 4 + 3 * call + torch.arange(3)] = own.sqrt()
+            codec.encode(X)
+        assert codec.gathered is not None
+        assert codec.gathered.R is not None
+        drawn = int(codec.gathered.R[0, 4:].argmax())
+        counts[drawn // 3, drawn % 3] += 1
+        codec._stream.end_step()
+        codec.gathered = None
+    expected = weights / weights.sum()
+    assert counts[0, 2] == 0
+    assert ((counts / 2000 - expected).abs() <= 5 * (expected * (1 - expected) / 2000).sqrt()).all()
+
+
+def test_rows_by_residual_are_drawn_without_replacement_and_those_that_miss_most_first() -> None:
+    codec = make(growth=3, max_rank=WIDTH, expansion_rows="residual", fidelity=1.0, patience=9)
+    axes = torch.eye(WIDTH)
+    codec.encode(axes[:4])
+    codec.end_step()
+    codec.encode(torch.cat([axes[:4]] * 20 + [axes[6:7]]))
+    codec.encode(torch.cat([axes[:4]] * 20 + [axes[9:11]]))
+    codec.end_step()
+    assert codec.Q is not None
+    assert codec.k == 7
+    spanned = projector(codec.Q.numpy()).diagonal()
+    np.testing.assert_allclose(spanned[[6, 9, 10]], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{}, {"basis": "per_call"}, {"power_iteration": "call"}, {"iterations": 2}])
+def test_rebuilding_with_the_updated_basis_is_line_21_as_printed(fields: dict[str, object]) -> None:
+    codec, Q = started(rebuild="updated", fidelity=0.5, **fields)
+    changed = False
+    for calls in stream(4)[1:]:
+        payloads = []
+        for call in calls:
+            payloads.append(codec.encode(torch.from_numpy(call)))
+            payloads[0].decode()  # asked for early: later calls go into the updated basis all the same
+        coefficients = [payload.coefficients() for payload in payloads]
+        at_backward = [payload.decode().clone() for payload in payloads]
+        codec.end_step()
+        assert codec.Q is not None
+        for Z, decoded, payload in zip(coefficients, at_backward, payloads, strict=True):
+            assert Z is not None
+            assert torch.allclose(decoded, Z @ codec.Q.T, atol=1e-8)
+            assert torch.allclose(payload.decode(), decoded, atol=1e-8)
+            assert payload.tensors()[0] is Z
+        changed |= not np.allclose(at_backward[0].numpy(), calls[0] @ Q @ Q.T, atol=1e-3)
+        Q = codec.Q.numpy()
+    assert changed
+
+
+def test_rebuilding_with_the_updated_basis_after_an_expansion_uses_the_columns_that_encoded() -> None:
+    codec, Q = started(rebuild="updated", fidelity=1.0, patience=9)
+    X = torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    payload = codec.encode(X)
+    expected = X.numpy() @ Q @ Q.T
+    np.testing.assert_allclose(payload.decode().numpy(), expected, atol=1e-12)
+    codec.end_step()
+    assert codec.k == 6
+    np.testing.assert_allclose(payload.decode().numpy(), expected, atol=1e-12)
+
+
+def test_rebuilding_with_the_updated_basis_after_a_reset_to_fewer_columns_uses_those_that_are_left() -> None:
+    codec, _ = started(rebuild="updated", fidelity=1.0, patience=2, reset_rank="initial")
+    random = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        payload = codec.encode(torch.randn(40, WIDTH, generator=random, dtype=torch.float64))
+        codec.end_step()
+    assert codec.statistics()["resets"] == 1
+    assert codec.Q is not None
+    Z = payload.coefficients()
+    assert Z is not None
+    assert (Z.shape[1], codec.k) == (6, 4)
+    assert torch.allclose(payload.decode(), Z[:, :4] @ codec.Q.T)
+    weights = torch.randn(40, 3, generator=random, dtype=torch.float64)
+    assert torch.allclose(payload.weight_gradient(weights), weights.T @ payload.decode())
+
+
+def test_a_payload_outlives_the_codec_whose_updated_basis_it_asks_for() -> None:
+    codec, Q = started(rebuild="updated")
+    X = torch.from_numpy(stream(2)[1][0])
+    payload = codec.encode(X)
+    del codec
+    np.testing.assert_allclose(payload.decode().numpy(), X.numpy() @ Q @ Q.T, atol=1e-12)
+
+
+def test_the_updated_basis_breaks_the_independence_of_payloads_and_nothing_else() -> None:
+    failed = [result.name for result in Checkup(Laser(rank=8, rebuild="updated")) if result.status == "failed"]
+    assert failed == ["payloads_are_independent"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"growth": "deficit"},
+        {"growth": "deficit", "expansion_rows": "residual", "patience": 9},
+        {"power_iteration": "call"},
+        {"iterations": 3},
+        {"iterations": 2, "basis": "per_call"},
+        {"overrides": ({"sites": "width:>100", "rank": 12, "fidelity": 0.5},)},
+    ],
+)
+def test_every_option_holds_to_the_contract(fields: dict[str, object]) -> None:
+    failed = [result for result in Checkup(Laser.model_validate({"rank": 8} | fields)) if result.status == "failed"]
+    assert failed == []
+
+
+def test_steps_that_no_growth_can_mend_are_counted() -> None:
+    codec = make(rank=4, max_rank=6, growth=2, fidelity=1.0, patience=99)
+    random = torch.Generator().manual_seed(0)
+    fidelities = []
+    for step in range(6):
+        codec.encode(torch.randn(40, WIDTH, generator=random))
+        codec.end_step()
+        if step:
+            fidelities.append(codec.statistics()["fidelity"])
+    figures = codec.statistics()
+    assert {name: figures[name] for name in ("low_fidelity_steps", "exhausted_steps", "expansions", "rank")} == {
+        "low_fidelity_steps": 5,
+        "exhausted_steps": 4,
+        "expansions": 1,
+        "rank": 6,
+    }
+    assert figures["lowest_fidelity"] == min(fidelities) < fidelities[-1]
+
+
+def test_a_rank_above_the_width_is_clamped_and_told() -> None:
+    for rank, told in [(WIDTH, 0), (WIDTH + 1, 1)]:
+        codec = make(rank=rank, max_rank=512)
+        assert codec.k == WIDTH
+        assert codec.statistics()["clamped_ranks"] == told
+
+
+def test_the_last_override_that_chooses_a_site_sets_its_rank_and_fidelity() -> None:
+    laser = Laser.model_validate(
+        {
+            "rank": 8,
+            "fidelity": 0.9,
+            "overrides": [
+                {"sites": "*.mlp*", "rank": 4, "fidelity": 0.5},
+                {"sites": ["*", "!width:>=32"], "rank": 2},
+                {"sites": 64, "fidelity": 0.7},
+            ],
+        }
+    )
+    found = {}
+    for site in [
+        Site("a.mlp", "mlp_32", 32),
+        Site("a.mlp", "mlp_16", 16),
+        Site("a", "a_64", 64),
+        Site("a", "a_48", 48),
+    ]:
+        codec = laser.codec(site, torch.Generator())
+        assert isinstance(codec, LaserCodec)
+        found[site.role] = (codec.k, codec.settings.fidelity)
+        assert codec.kept_bytes(100, 5, 4) == 5 * 100 * codec.k * 4 + site.width * codec.k * 4
+    assert found == {"mlp_32": (4, 0.5), "mlp_16": (2, 0.9), "a_64": (8, 0.7), "a_48": (8, 0.9)}
+    assert Laser.model_validate_json(laser.model_dump_json(exclude_defaults=True), strict=True) == laser
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ({"sites": "a/b/c"}, "not of the form MODULE/ROLE"),
+        ({"sites": []}, "at least 1 item"),
+        ({"rank": 3}, "sites"),
+        ({"sites": "*", "rank": 600}, "rank 600 of override 0 is above max_rank 512"),
+        ({"sites": "*", "growth": 1}, "growth"),
+    ],
+)
+def test_overrides_that_mean_nothing_are_refused(override: dict[str, object], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        Laser.model_validate({"overrides": [override]})
+
+
+def test_patterns_of_overrides_that_match_no_site_are_told() -> None:
+    laser = Laser.model_validate({"overrides": [{"sites": ["*.mpl", "*.attn"]}, {"sites": "width:16"}]})
+    told = laser.unmatched_message([Site("a.mlp", "mlp_16", 16), Site("a.attn", "attn_16", 16)])
+    assert told.startswith("sites pattern '*.mpl' matches none of the 2 sites; nearest: a.mlp")
+    assert len(told.splitlines()) == 1
+    assert Laser().unmatched_message([]) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compbench.suite.cell import Cell
 from tests.suite.conftest import SUITE, Bench
 
 
@@ -68,6 +69,35 @@ def test_an_arm_axis_sets_the_first_member_that_has_the_field(bench: Bench) -> N
     assert [part.fields for part in strategy] == [{}, {"rank": 5}, {"bits": 4}]
 
 
+BY_SITE = SUITE.replace("{sketch: {rank: 16}}", "{sites: {'*': {sketch: {rank: 16}}, head: [none, codes]}}")
+
+
+def test_strategies_by_site_are_one_reference_that_makes_them_again(bench: Bench) -> None:
+    cell = bench.load(BY_SITE).cells(bench.registry)[1]
+    (reference,) = cell.strategy
+    assert (cell.arm, reference.name) == ("sketch", "sites")
+    assert reference.fields == {"*": {"sketch": {"rank": 16}}, "head": ["none", "codes"]}
+    again = Cell.model_validate_json(cell.model_dump_json())
+    assert again.key == cell.key
+    made = bench.registry.compressor([{part.name: part.fields} for part in again.strategy])
+    assert made.name == "by_site(sketch, none+codes)"
+    assert bench.registry.reference(made)[0].source == reference.source
+
+
+def test_keys_of_strategies_by_site_depend_on_their_order(bench: Bench) -> None:
+    turned = BY_SITE.replace(
+        "{'*': {sketch: {rank: 16}}, head: [none, codes]}", "{head: [none, codes], '*': {sketch: {rank: 16}}}"
+    )
+    assert turned != BY_SITE
+    assert len(keys(bench, BY_SITE) & keys(bench, turned)) == 4  # those of the other arm
+
+
+def test_an_axis_sets_the_first_strategy_by_site_that_has_the_field(bench: Bench) -> None:
+    suite = bench.load(BY_SITE + "  sketch.rank: [5]\n  sketch.bits: [4]\n")
+    ((reference,),) = [variant.strategy for variant in suite.variants if variant.arm == "sketch"]
+    assert reference.fields == {"*": {"sketch": {"rank": 5}}, "head": ["none", {"codes": {"bits": 4}}]}
+
+
 def test_an_axis_takes_the_place_of_the_section(bench: Bench) -> None:
     text = SUITE.replace("  name: maze", "  name: maze\n  grid: 8") + "  grid: [7, 9]\n"
     assert [variant.workload.fields for variant in bench.load(text).variants[::2]] == [{"grid": 7}, {"grid": 9}]
@@ -109,3 +139,14 @@ def test_keys_depend_on_the_source_of_the_strategy_that_runs(tmp_path) -> None:
     after = keys(bench, SUITE)
     assert {key for key in before if key.startswith("none")} == {key for key in after if key.startswith("none")}
     assert {key for key in before if key.startswith("sketch")}.isdisjoint(after)
+
+
+def test_keys_of_strategies_by_site_depend_on_the_source_of_each(tmp_path) -> None:
+    bench = Bench(tmp_path)
+    before = keys(bench, BY_SITE)
+    plugin = tmp_path / "plugins" / "sketch.py"
+    plugin.write_text(plugin.read_text() + "\n# changed\n")
+    bench.registry = type(bench.registry).load(tmp_path / "plugins")
+    after = keys(bench, BY_SITE)
+    assert len(before) == len(after) == 8
+    assert len(before & after) == 4

@@ -104,6 +104,52 @@ BAD = {
         changed(6, "  a:\n    - sketch\n    - codes: {bits: 0}"),
         "8: strategy 'codes': bits is 0 (allowed: an i",
     ),
+    "sites_list": (
+        changed(6, "  a:\n    sites: [sketch]"),
+        "7: sites of arm 'a' is [\"sketch\"] (allowed: a mapping of patterns to strategies, such as ",
+    ),
+    "sites_empty": (changed(6, "  a: {sites: {}}"), "6: sites of arm 'a' is {} (allowed: a mapping"),
+    "sites_unknown": (
+        changed(6, "  a:\n    sites:\n      '*': none\n      '*.mlp': scetch"),
+        "9: unknown strategy 'scetch'; did you mean 'sketch'?",
+    ),
+    "sites_field": (
+        changed(6, "  a:\n    sites:\n      '*': none\n      '*.mlp':\n        - sketch:\n            rank: -1"),
+        "11: strategy 'sketch': rank is -1 (allowed: an integer >= 1)",
+    ),
+    "sites_null": (changed(6, "  a:\n    sites:\n      '*':"), "8: a strategy is null (allowed: a name"),
+    "sites_empty_chain": (
+        changed(6, "  a:\n    sites:\n      '*': []"),
+        "8: sites '*' of arm 'a' has no strategy (allowed: a list of at least one)",
+    ),
+    "sites_pattern": (
+        changed(6, "  a:\n    sites:\n      '*': none\n      width:>x: none"),
+        "9: sites pattern 'width:>x' compares with no width (allowed: MODULE/ROLE, ",
+    ),
+    "sites_exclusion": (
+        changed(6, "  a:\n    sites:\n      '!head': none"),
+        "8: sites pattern '!head' excludes (allowed: 'head' with the strategy none)",
+    ),
+    "sites_twice": (
+        changed(6, "  a:\n    sites:\n      head: none\n      head: sketch"),
+        "9: key 'head' is given twice; the first is in line 8",
+    ),
+    "sites_in_sites": (
+        changed(6, "  a:\n    sites:\n      '*':\n        sites: {'*': none}"),
+        "8: strategies by site within another strategy (allowed: chains within sites",
+    ),
+    "sites_in_chain": (
+        changed(6, "  a:\n    - sites: {'*': none}\n    - sketch"),
+        "7: strategies by site within another strategy (allowed: chains within sites",
+    ),
+    "sites_beside": (
+        changed(6, "  a: {sites: {'*': none}, rank: 3}"),
+        '6: a strategy is {"sites": {"*": "none"}, "rank": 3} (allowed',
+    ),
+    "sites_chain_that_cannot_be": (
+        changed(6, "  a:\n    sites:\n      '*': none\n      head: [half, half]"),
+        "9: half leaves no coefficients that half could compress",
+    ),
     "chain_that_cannot_be": (
         changed(6, "  a: [half, half]"),
         "6: half leaves no coefficients that half could compress",
@@ -246,6 +292,15 @@ def test_an_arm_whose_plugin_is_broken_stops_no_other_arm(bench: Bench) -> None:
     assert [cell.arm for cell in cells[:4]] == ["none", "best", "chained", "sketch"]
     assert cells[1].strategy[0].model_dump() == {"name": "wonder", "fields": {"rank": 3}, "source": ""}
     assert [(part.name, part.fields) for part in cells[2].strategy] == [("sketch", {"rank": 9}), ("wonder", {})]
+
+
+def test_an_arm_with_a_broken_plugin_at_some_sites_is_broken_and_told_as_it_is_written(bench: Bench) -> None:
+    spec = "  a: {sites: {'*': {sketch: {rank: 3}}, head: [codes, {wonder: {much: 1}}]}}"
+    suite = bench.load(changed(6, spec))
+    assert "not_to_be_found" in suite.broken_arms["a"]
+    (reference,) = next(variant.strategy for variant in suite.variants if variant.arm == "a")
+    assert (reference.name, reference.source) == ("sites", "")
+    assert reference.fields == {"*": {"sketch": {"rank": 3}}, "head": ["codes", {"wonder": {"much": 1}}]}
 
 
 def test_the_rest_of_a_broken_arm_is_checked_all_the_same(bench: Bench) -> None:
