@@ -82,6 +82,10 @@ class BySite(Compressor):
         found = [policy for _, strategy in self.choices if (policy := strategy.recomputation()) is not None]
         return found[0] if found else None
 
+    def changes_the_graph(self) -> bool:
+        """Whether one of the strategies does."""
+        return any(strategy.changes_the_graph() for _, strategy in self.choices)
+
     def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
         """Enters what every strategy does to the model, in order, and leaves it in the opposite order."""
         return self._wrapped(model)
@@ -97,10 +101,11 @@ class BySite(Compressor):
             yield
 
     def unmatched_message(self, sites: Sequence[Site]) -> str:
-        """What a user is told of the patterns that match none of a model's sites, one line each; empty if none is."""
+        """What a user is told of patterns that match no site, its own and those of its strategies; empty if all do."""
         there = list(dict.fromkeys(sites))
-        patterns = [pattern for pattern, _ in self.choices if SitePatterns(pattern).unmatched(there)]
-        return "\n".join(unmatched_message(pattern, there) for pattern in patterns)
+        lines = [unmatched_message(text, there) for text, _ in self.choices if SitePatterns(text).unmatched(there)]
+        lines += [strategy.unmatched_message(there) for _, strategy in self.choices]
+        return "\n".join(filter(None, lines))
 
 
 def pattern_text(pattern: str | int) -> str:

@@ -87,10 +87,18 @@ class Chain(Compressor):
         for position, member in enumerate(self.members):
             member.coordinate([own for use in sites for own in _uses_of(use, position)])
 
+    def unmatched_message(self, sites: Sequence[Site]) -> str:
+        """That of every member."""
+        return "\n".join(filter(None, (member.unmatched_message(sites) for member in self.members)))
+
     def recomputation(self) -> Recomputation | None:
         """That of the one member that recomputes, if one does."""
         found = [policy for member in self.members if (policy := member.recomputation()) is not None]
         return found[0] if found else None
+
+    def changes_the_graph(self) -> bool:
+        """Whether a member does."""
+        return any(member.changes_the_graph() for member in self.members)
 
     def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
         """Enters what every member does to the model, in order, and leaves it in the opposite order."""
@@ -210,6 +218,10 @@ class ChainCodec(Codec):
         for link in self.links:
             for codec in link.current:
                 codec.end_step()
+
+    def skips_update(self) -> bool:
+        """Whether a member's codec asks for it."""
+        return any(codec.skips_update() for link in self.links for codec in link.current)
 
     def discard_step(self) -> None:
         """Discards the step of every codec."""

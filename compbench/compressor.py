@@ -191,6 +191,13 @@ class Codec(ABC):
         After a probe the engine puts :meth:`generators` back as well; after a step that raised it does not.
         """
 
+    def skips_update(self) -> bool:
+        """Whether the step that comes is to teach the codec alone: its gradients should not be applied.
+
+        Asked for between steps. Who trains decides, and counts what was left out.
+        """
+        return False
+
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int | None:
         """Bytes that ``calls`` calls of ``rows`` rows of ``itemsize`` bytes an element keep, shared bases included.
 
@@ -275,9 +282,21 @@ class Compressor(BaseModel, ABC):
             sites: those at which the step encoded anything, in the order in which they were first met.
         """
 
+    def unmatched_message(self, sites: Sequence[Site]) -> str:
+        """What a user is told of site patterns among the settings that match nothing; empty if all match something.
+
+        Args:
+            sites: all sites of a model, asked for once they are known; see :func:`site_patterns.unmatched_message`.
+        """
+        return ""
+
     def recomputation(self) -> Recomputation | None:
         """What is to be recomputed rather than kept; asked for once a session. None: nothing."""
         return None
+
+    def changes_the_graph(self) -> bool:
+        """Whether the strategy wraps models, or has tensors recomputed."""
+        return type(self).wrap is not Compressor.wrap or self.recomputation() is not None
 
     def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
         """Changes how the model runs while a session is open; for strategies on the graph, such as checkpointing.

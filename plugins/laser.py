@@ -19,8 +19,9 @@ says:
   matrix, once more each time. A basis that moves at each call has the rows at hand; one that moves at the step's end
   has none left, and gathers ``X^T X``, ``(D, D)``, in every step.
 - Line 12, the reset. A failing step's rows are gone when it ends. The next step gathers its Gram matrix while it
-  encodes with the old basis, and the reset is made from that; no batch is left out of training (the paper drops one
-  at each reset). The grown rank is kept; ``reset_rank="initial"`` is the printed ``k_0``, which throws it away.
+  encodes with the old basis, and the reset is made from that; no batch is left out of training. The paper drops one at
+  each reset, and so does ``reset_batch="skipped"``: the codec asks for it, and whoever trains does it and counts. The
+  grown rank is kept; ``reset_rank="initial"`` is the printed ``k_0``, which throws it away.
 - Line 15, the sample. All rows of a step are alike in it. ``expansion_rows="residual"`` draws them in proportion to
   ``|x - x Q Q^T|^2``, which is adaptive sampling (Deshpande, Rademacher, Vempala and Wang, 2006), in one pass over the
   calls by random keys (Efraimidis and Spirakis, 2006).
@@ -143,6 +144,10 @@ class Laser(Compressor):
         ),
     )
     reset_rank: Literal["kept", "initial"] = Field("kept", description="rank after a reset: the grown one, or k_0")
+    reset_batch: Literal["kept", "skipped"] = Field(
+        "kept",
+        description="whether the batch whose step ends with a reset is trained on, or left out by `compbench run`",
+    )
     rebuild: Literal["encoding", "updated"] = Field(
         "encoding",
         description=(
@@ -483,6 +488,9 @@ class LaserCodec(Codec):
         largest = torch.linalg.vector_norm(source, ord=math.inf)
         energy, kept, entry = torch.stack([step.energy, step.kept, largest.to(step.energy.dtype)]).tolist()
         return energy, kept, entry
+
+    def skips_update(self) -> bool:
+        return self.reset_due and self.settings.reset_batch == "skipped"
 
     def discard_step(self) -> None:
         self._stream.discard_step()

@@ -18,8 +18,9 @@ import compbench
 from compbench import Codec, Compressor, Site, SiteUse
 from compbench.by_site import BySite
 from compbench.chain import Chain
-from compbench.errors import SettingsError
+from compbench.errors import CaptureError, SettingsError
 from compbench.registry import Registry
+from compbench.testing import check_compressor
 
 QKV = Site("block.attn.qkv", "attn_96", 96)
 OUT = Site("block.attn.out", "attn_32", 32)
@@ -210,3 +211,25 @@ def test_every_site_of_a_model_goes_to_its_strategy() -> None:
         "2/linear_192": 0.26,
     }
     assert len(kept) > 2
+
+
+@pytest.mark.parametrize(
+    "strategies",
+    [
+        {"sites": {"*": "none", "*.mpl": "int8"}},
+        {"sites": {"*": [{"laser": {"overrides": [{"sites": "*.mpl", "rank": 2}]}}, "int8"]}},
+        {"laser": {"overrides": [{"sites": "*.mpl", "rank": 2}]}},
+    ],
+)
+def test_a_session_tells_of_patterns_that_match_no_site(strategies: dict[str, object]) -> None:
+    model = nn.Sequential(nn.Linear(48, 192), nn.GELU(), nn.Linear(192, 48))
+    with (
+        compbench.compress(model, strategies) as session,
+        pytest.raises(CaptureError, match=r"sites pattern '\*.mpl' matches none of the 2 sites; nearest: "),
+        session.step(),
+    ):
+        model(torch.randn(256, 48)).square().mean().backward()
+
+
+def test_it_holds_to_the_contract(registry: Registry) -> None:
+    check_compressor(registry.compressor({"sites": {"*": [{"laser": {"rank": 8}}, "int8"], "*.down": "none"}}))

@@ -76,7 +76,8 @@ class Books:
             CaptureError: one has not; the message names the nearest sites.
         """
         sites = [book.site for (*_, reason), book in self._books.items() if not reason]
-        message = self._patterns.unmatched_message(sites)
+        messages = self._patterns.unmatched_message(sites), self._compressor.unmatched_message(sites)
+        message = "\n".join(filter(None, messages))
         if not message:
             return
         if not self._compressor.exact:

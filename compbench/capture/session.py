@@ -259,7 +259,7 @@ class Session:
         """Says so if a strategy that should have done something did nothing."""
         books = [book for book in self._books if book.last is not None]
         wanted = [book for book in books if book.codec is not None]
-        if self.compressor.exact or self._changes_the_graph():
+        if self.compressor.exact or self.compressor.changes_the_graph():
             return
         if any(not book.reason or book.pays_from_now_on() for book in wanted):
             return
@@ -309,10 +309,7 @@ class Session:
     @property
     def compresses(self) -> bool:
         """Whether the strategy does anything: changes how the model runs, or has a codec at a site met so far."""
-        return self._changes_the_graph() or any(book.codec is not None for book in self._books)
-
-    def _changes_the_graph(self) -> bool:
-        return type(self.compressor).wrap is not Compressor.wrap or self.compressor.recomputation() is not None
+        return self.compressor.changes_the_graph() or any(book.codec is not None for book in self._books)
 
     @property
     def saved_bytes(self) -> int:
@@ -338,6 +335,11 @@ class Session:
     def sites(self) -> SiteReports:
         """What every site saved in the last step, in the order in which they were first met; ``print`` shows them."""
         return self._books.reports()
+
+    @property
+    def skips_update(self) -> bool:
+        """Whether the strategy asks that the step which comes next be not followed by an update of the weights."""
+        return any(book.codec.skips_update() for book in self._books if book.codec is not None and not book.reason)
 
     def statistics(self) -> dict[str, float]:
         """The codecs' figures over all sites: integers are counts and are added, floating-point numbers averaged."""

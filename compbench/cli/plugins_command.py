@@ -134,7 +134,7 @@ def strategies(registry: Registry) -> list[tuple[str, ...]]:
             _docstring(registered).partition("\n")[0].removesuffix(".") or NOT_AVAILABLE,
             _kept(registered) or NOT_AVAILABLE,
             _error(registered),
-            _sentence(r"^Source:\s+", _background(registered)) or NOT_AVAILABLE,
+            _sentence(r"(?<!\S)Source:\s+", _background(registered)) or NOT_AVAILABLE,
         )
         for registered in registry.compressors.values()
     ]
@@ -149,12 +149,12 @@ def _kept(registered: Registered) -> str:
 def _error(registered: Registered) -> str:
     if getattr(registered.record, "exact", False):
         return "none"
-    return _sentence(r"^Error:\s+", _background(registered)) or "lossy"
+    return _sentence(r"(?<!\S)Error:\s+", _background(registered)) or "lossy"
 
 
 def _sentence(opening: str, text: str) -> str:
     """What follows an opening up to the end of its sentence, on one line and with code as Markdown has it."""
-    found = re.search(opening + _SENTENCE, text, flags=re.MULTILINE | re.DOTALL)
+    found = re.search(opening + _SENTENCE, text, flags=re.DOTALL)
     return " ".join(found[1].split()).replace("``", "`") if found else ""
 
 

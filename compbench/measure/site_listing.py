@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -134,6 +134,10 @@ class _Listing(Compressor):
             return None
         self._codecs[site.name] = _ListingCodec(codec)
         return self._codecs[site.name]
+
+    def unmatched_message(self, sites: Sequence[Site]) -> str:
+        """The strategy's own."""
+        return self.strategy.unmatched_message(sites)
 
     def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
         """What the strategy does to the model."""

@@ -28,7 +28,7 @@ from compbench.measure.memory import measure_memory
 from compbench.measure.results import Fidelity, Memory, Time
 from compbench.measure.step import Step
 from compbench.measure.timing import measure_time
-from compbench.registry import Registry
+from compbench.registry import Reference, Registry
 from compbench.run.result import CellResult, Status
 from compbench.run.training import (
     PROBED_STEP,
@@ -87,6 +87,8 @@ def run_cell(cell: Cell) -> CellResult:
         started_at=started.isoformat(timespec="seconds"),
         seconds=time.monotonic() - clock,
         loss_curve=findings.training.loss_curve,
+        statistics_curve=findings.training.statistics,
+        skipped_batches=findings.training.skipped_batches,
         fidelity=_fidelity(findings.cosines, cell),
         memory=findings.memory,
         time=findings.time,
@@ -98,8 +100,9 @@ def _run(cell: Cell, findings: _Findings) -> None:
     registry = Registry.load(Path(cell.plugins_dir) if cell.plugins_dir else None)
     workload = registry.workload(cell.workload.name, **cell.workload.fields).at_depth(cell.depth)
     compressor = registry.compressor([{member.name: member.fields} for member in cell.strategy])
-    for reference in (cell.workload, *cell.strategy):
-        _check_source(registry, reference, "workload" if reference is cell.workload else "strategy")
+    _check_source("workload", cell.workload, *registry.reference(workload))
+    for reference, found in zip(cell.strategy, registry.reference(compressor), strict=True):
+        _check_source("strategy", reference, found)
 
     device = torch.device(cell.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -140,10 +143,9 @@ def _run(cell: Cell, findings: _Findings) -> None:
                 findings.time = measure_time(step, timed, batch, cell.measuring.time_pairs)
 
 
-def _check_source(registry: Registry, reference: PluginReference, kind: Any) -> None:
+def _check_source(kind: str, reference: PluginReference, found: Reference) -> None:
     """The plugin must be the one that the suite was validated with: its source is part of the cell's identity."""
-    found = registry.find(kind, reference.name).source
-    if reference.source and found != reference.source:
+    if reference.source and found.source != reference.source:
         raise PluginError(f"{kind} '{reference.name}' has changed since the run began; run again")
 
 

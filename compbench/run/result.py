@@ -33,6 +33,10 @@ class CellResult(BaseModel):
     order_hash: str = Field("", description="SHA-256 of the order of training examples")
     parameters: int = 0
     loss_curve: list[float] = Field(default_factory=list, description="training loss of every step")
+    statistics_curve: list[dict[str, float]] = Field(
+        default_factory=list, description="the strategy's figures over training, about 100 points, each with its step"
+    )
+    skipped_batches: int = Field(0, description="batches whose gradients the strategy asked not to apply")
     metrics: dict[str, float] = Field(default_factory=dict, description="held-out metrics after the last step")
     statistics: dict[str, float] = Field(default_factory=dict, description="the strategy's counters, summed over sites")
     memory: Memory | None = None

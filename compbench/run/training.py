@@ -21,6 +21,9 @@ from compbench.suite.cell import Training
 PROBED_STEP = 3
 """The step after which gradients are first compared: by then every basis has been initialised and has moved."""
 
+CURVE_POINTS = 100
+"""About how many points a curve of the strategy's figures has."""
+
 
 class DivergedError(Exception):
     """The loss is not finite."""
@@ -32,6 +35,8 @@ class Record:
 
     loss_curve: list[float] = field(default_factory=list)
     peak_saved_bytes: int = 0
+    statistics: list[dict[str, float]] = field(default_factory=list)
+    skipped_batches: int = 0
 
 
 def learning_rate_factor(step: int, warmup_steps: int, steps: int) -> float:
@@ -102,18 +107,24 @@ def train(
             group["lr"] = settings.learning_rate * factor
         batch = step.batch(data, rows)
         optimizer.zero_grad(set_to_none=True)
+        skipped = session is not None and session.skips_update
         with session.step() if session is not None else nullcontext():
             loss = step.loss(batch)
             loss.backward()
         if session is not None:
             record.peak_saved_bytes = max(record.peak_saved_bytes, session.peak_saved_bytes)
+            if number % math.ceil(settings.steps / CURVE_POINTS) == 0 or number + 1 == settings.steps:
+                record.statistics.append({"step": number + 1, **session.statistics()})
         value = loss.item()
         record.loss_curve.append(value)
         if not math.isfinite(value):
             raise DivergedError(f"the loss is {value} at step {number + 1} of {settings.steps}")
-        if settings.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(step.model.parameters(), settings.gradient_clip)
-        optimizer.step()
+        if skipped:
+            record.skipped_batches += 1
+        else:
+            if settings.gradient_clip is not None:
+                torch.nn.utils.clip_grad_norm_(step.model.parameters(), settings.gradient_clip)
+            optimizer.step()
         probe(number + 1)
     for group in optimizer.param_groups:
         group["lr"] = 0.0

@@ -6,7 +6,7 @@ Everything is deterministic: activations come from seeds, on the CPU, and go to 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from compbench import seeds
+from compbench.by_site import BySite
 from compbench.chain import Chain
 from compbench.compressor import Codec, Compressor, Payload, Site
 
@@ -99,8 +100,8 @@ class Trial:
 
     @property
     def members(self) -> tuple[Compressor, ...]:
-        """The strategy, or those of a chain."""
-        return self.compressor.members if isinstance(self.compressor, Chain) else (self.compressor,)
+        """The strategy, or those of a chain or by site."""
+        return tuple(_leaves(self.compressor))
 
     def generator(self) -> torch.Generator:
         """The generator that a codec is given; every time the same."""
@@ -162,6 +163,19 @@ class Trial:
         """A codec that was just made and one after some steps, each with the words for it."""
         yield "in the first step", self.codec()
         yield f"after {self.warm_steps} steps", self.warm(dtype)
+
+
+def _leaves(compressor: Compressor) -> Iterator[Compressor]:
+    """The strategies that plugins made, within chains and by site."""
+    parts: Sequence[Compressor] = ()
+    if isinstance(compressor, Chain):
+        parts = compressor.members
+    elif isinstance(compressor, BySite):
+        parts = [strategy for _, strategy in compressor.choices]
+    else:
+        yield compressor
+    for part in parts:
+        yield from _leaves(part)
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:

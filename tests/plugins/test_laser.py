@@ -638,3 +638,18 @@ def test_patterns_of_overrides_that_match_no_site_are_told() -> None:
     assert told.startswith("sites pattern '*.mpl' matches none of the 2 sites; nearest: a.mlp")
     assert len(told.splitlines()) == 1
     assert Laser().unmatched_message([]) == ""
+
+
+@pytest.mark.parametrize("reset_batch", ["kept", "skipped"])
+def test_the_batch_of_a_reset_is_left_out_where_that_is_asked_for(reset_batch: str) -> None:
+    codec = make(fidelity=1.0, patience=2, reset_batch=reset_batch)
+    random = torch.Generator().manual_seed(0)
+    asked, resets = [], []
+    for _ in range(9):
+        asked.append(codec.skips_update())
+        codec.encode(torch.randn(40, WIDTH, generator=random))
+        before = codec.statistics()["resets"]
+        codec.end_step()
+        resets.append(codec.statistics()["resets"] > before)
+    assert sum(resets) == 2
+    assert asked == (resets if reset_batch == "skipped" else [False] * 9)

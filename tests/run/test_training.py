@@ -105,3 +105,27 @@ def test_evaluation_is_the_mean_over_examples_whatever_the_batch() -> None:
     right = (output.argmax(-1) == validation["targets"]).double()
     assert whole["token_accuracy"] == pytest.approx(right.mean().item(), abs=1e-7)
     assert whole["solved"] == pytest.approx(right.all(1).double().mean().item(), abs=1e-12)
+
+
+def test_a_batch_whose_update_the_strategy_asks_to_skip_changes_no_weight_and_is_counted() -> None:
+    settings = Training(steps=9, batch_size=8, learning_rate=3e-3, warmup_steps=0)
+    strategy = Registry.load().compressor("laser", rank=4, max_rank=4, fidelity=1.0, patience=2, reset_batch="skipped")
+    model = SMALL.build(generator(0, "initialisation"))
+    step = Step(SMALL, model, torch.device("cpu"), "fp32")
+    session, record, hashes = Session(model, strategy, CaptureSettings()), Record(), [weights_hash(model)]
+    with session:
+        train(
+            step,
+            session,
+            SMALL.data(0).train,
+            example_order(64, settings, 0),
+            make_optimizer(model, settings),
+            settings,
+            record,
+            lambda done: hashes.append(weights_hash(model)),
+        )
+    # Steps 2 and 3 fail (the first has no common basis yet), step 4 ends with a reset, and so on.
+    unchanged = [number for number, (one, other) in enumerate(itertools.pairwise(hashes), 1) if one == other]
+    assert unchanged == [4, 7]
+    assert record.skipped_batches == 2
+    assert len(record.loss_curve) == 9
