@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from compbench.capture import Session, SiteReport, compress
+from compbench.chain import Chain
 from compbench.compressor import Codec, Compressor, Dense, Payload, Recomputation, Site, SiteUse
 from compbench.hookspecs import hookimpl
 from compbench.records import Batch, Metric, Reporter
@@ -10,6 +11,7 @@ from compbench.workloads.base import Data, Workload
 
 __all__ = [
     "Batch",
+    "Chain",
     "Codec",
     "Compressor",
     "Data",

@@ -80,7 +80,7 @@ BAD = {
     "arm_null": (changed(5, "  none:"), "5: a strategy is null (allowed: a name, or {name: {field: value}})"),
     "arm_unknown": (
         changed(6, "  a: scetch"),
-        "6: unknown strategy 'scetch'; did you mean 'sketch'? (allowed: codes, ",
+        "6: unknown strategy 'scetch'; did you mean 'sketch'? (allowed: ",
     ),
     "arm_field": (
         changed(6, "  a: {sketch: {rnk: 1}}"),
