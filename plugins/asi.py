@@ -4,6 +4,8 @@ Keeps coefficients ``Z = X Q`` and a basis ``Q`` for each call, as ``loract`` do
 for ``laser``: the same iteration, at a fixed rank, taken at each call and *before* the projection, so that every call
 is encoded by a basis that has seen it.
 
+Error: biased and fresh: the basis has seen the call that it encodes.
+
 Source: Activation Subspace Iteration (Nguyen et al., ICML 2025, arXiv 2505.05086). Of each mode's unfolding ``A`` it
 takes ``V = A^T U_prev``, ``U = Orth(A V)``, and keeps the activation in the *new* ``U``; the first ``V`` is random.
 For the mode of the features ``A = X^T`` and ``U = Q``. A module that is called again starts from what its last call, of

@@ -11,6 +11,8 @@ magnitude ``a`` of its block to the largest number of the format. Then an elemen
 ``int8`` has an error of up to ``a / 254`` everywhere: smaller than these for the largest elements, greater for those
 below a sixteenth or an eighth of them. The more a row is led by a few outliers, the better FP8 does.
 
+Error: small, and relative to the magnitude of each element.
+
 Source: COAT (arXiv 2410.19313, e4m3 with a scale for each group) and TransformerEngine (a scale for the tensor) keep
 activations like this for the backward pass; LASER (arXiv 2604.17224) stops at eight-bit integers. It departs
 from them thus:

@@ -14,6 +14,8 @@ Every site's rows are kept in the form that GIST has for it:
 On a model without ReLU only the first applies; then the name stands for FP16, FP10 or FP8 storage. FP16 saves nothing
 of bf16 or fp16 rows: where a format is no shorter than the rows they are left as they are.
 
+Error: small, and relative to the magnitude of each element; none with ``precision: full``.
+
 Source: Gist (Jain et al., ISCA 2018). No code of its authors is public. It departs from the paper thus:
 
 - The paper reads off the graph which tensor is a ReLU's output and which layer comes next. A codec sees rows. It counts

@@ -3,6 +3,8 @@
 Keeps coefficients ``Z = X Q`` and a basis ``Q`` for each call; its rank is the smallest whose directions hold a share
 ``energy`` of ``|X|^2``. Nothing goes stale, no rank has to be chosen, and every call pays for a decomposition.
 
+Error: biased and fresh: about ``1 - energy`` of ``|X|^2``, unless ``max_rank`` is too low for that.
+
 Source: the compression of activation maps by HOSVD (Nguyen et al., NeurIPS 2024, arXiv 2411.06346), which decomposes
 every mode's unfolding at every step and truncates it by explained variance. It departs from the source thus:
 

@@ -5,6 +5,8 @@ x_2 U2^T x_3 U3^T``, ``(r1, r2, r3)``; the factors ``U1 (B, r1)``, ``U2 (L, r2)`
 all calls and steps. The smallest of all payloads: with half the positions and half the examples it is a quarter of
 ``lance``'s at the same rank of features.
 
+Error: biased in three modes, and it goes stale: the factors never move.
+
 Source: LANCE (Apolinario and Roy, arXiv 2509.21617) as its published code has it: each mode's Gram matrix
 ``A_n A_n^T`` of the unfolding is averaged over calibration batches, decomposed once, and cut at the first rank whose
 share of the eigenvalues exceeds a threshold. (``lance`` is its mode of the features alone.) The weight gradient

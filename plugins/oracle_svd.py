@@ -5,6 +5,8 @@ vectors of the call's own rows. By the theorem of Eckart and Young no strategy o
 bounds the *fidelity* of all others, at a price in time that nobody would pay. It does not bound their accuracy: where
 a training is better off with other directions than those of the greatest energy, another strategy may do better.
 
+Error: biased and fresh, the least that there is at its rank.
+
 Source: the oracle of section 6.1 and Figure 4 of LASER (arXiv 2604.17224), which recomputes an exact basis at every
 batch. It departs from it thus:
 

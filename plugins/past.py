@@ -3,6 +3,8 @@
 Keeps the coefficients ``Y = X Q`` of every call and one basis ``Q`` for all calls of a step: O(n N k + D k). Between
 steps it holds two small correlation matrices, ``(k, k)`` and ``(D, k)``.
 
+Error: biased; the basis lags behind the activations by its memory.
+
 Source: Projection Approximation Subspace Tracking (Yang, IEEE Transactions on Signal Processing 43(1), 1995), which
 LASER (arXiv 2604.17224) names as what it is drawn from. PAST minimises the squares of ``x - W y``, ``y = W^T x`` with
 the ``W`` before, by recursive least squares that forget the past by a factor ``beta``. In exact form, and a block at a

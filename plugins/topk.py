@@ -4,6 +4,8 @@ Keeps ``k = share * D`` elements for each row in the rows' type, and a mask pack
 ``D / 8`` bytes a row. All others are rebuilt as zero, so that the rebuild is biased and never longer than the row. The
 mask is what no share gets below: 1/32 of fp32 rows and 1/16 of bf16 rows.
 
+Error: biased and fresh: all but the largest elements become zero.
+
 Source: BackRazor (NeurIPS 2022) and its code. It departs from the source thus:
 
 - The source prunes each *sample*, all positions and features of it together. A codec sees rows, one for each position,

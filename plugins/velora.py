@@ -4,6 +4,8 @@ A row of ``D`` features is cut into ``G`` sub-tokens of ``m = D / G`` features. 
 all sub-tokens and calls, is the normalised mean of all sub-tokens of the first call that comes by the site. Keeps
 ``z = s . v`` of each sub-token ``s`` and rebuilds it as ``z v``: ``N G`` elements a call instead of ``N D``, and ``v``.
 
+Error: biased, and it goes stale: the direction never moves.
+
 Source: VeLoRA (arXiv 2405.17991) and its code. It departs from the source thus:
 
 - The authors' code replaces chosen linear layers (value and down projections), whose input gradient stays exact. Here
