@@ -9,6 +9,8 @@ each site and sample that minimise ``sum_i C_i / (2^b_i - 1)^2`` at an average o
 from 8 bits downwards. The sensitivity ``C_i`` is the sum of ``R^2`` over the groups of a sample, times the site's mean
 squared gradient of a row. A sample is one of ``samples`` equal parts of a call's rows.
 
+Error: unbiased, of a size that the bits set.
+
 Source: ActNN (Chen and others, ICML 2021, arXiv 2104.14129) and its code, whose level L3 this is: groups of 256, an
 average of 2 bits, the greedy search from 8. It departs from the source thus:
 

@@ -12,6 +12,8 @@ nothing else saves. Which these are is known when the first step has ended; in t
 all others stay so (the engine reports that they would keep as much as there is; ``sampled`` in the figures of the
 first step says which).
 
+Error: unbiased, and in weight gradients alone; none at the sites that are kept whole.
+
 Source: WTA-CRS (Liu and others, NeurIPS 2023, arXiv 2305.15265), and its code with its defaults (``|C|`` adaptive, at
 least 10 rows, drawn with replacement). It departs from the source thus:
 

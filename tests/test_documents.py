@@ -11,8 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from typer.testing import CliRunner
 
 from compbench.capture import Session
+from compbench.cli.app import app
 from compbench.registry import Registry
 from compbench.scaffold import compressor_files, package_files, write_new
 from compbench.suite import load_suite
@@ -58,10 +60,20 @@ def test_shipped_suites_are_valid(name: str) -> None:
     assert "none" in suite.arms
 
 
-def test_the_quick_suite_has_every_shipped_strategy() -> None:
+def test_the_suite_of_all_strategies_has_every_shipped_one() -> None:
     registry = Registry.load()
-    used = {member.name for cell in load_suite("quick", registry).cells(registry) for member in cell.strategy}
+    used = {member.name for cell in load_suite("all_strategies", registry).cells(registry) for member in cell.strategy}
     assert used == set(registry.compressors)
+
+
+def test_the_page_of_strategies_is_what_its_command_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "docs" / "strategies.md"
+    (command,) = blocks(page, "bash")
+    monkeypatch.chdir(tmp_path)  # a folder without plugins of its own
+    printed = CliRunner().invoke(app, command.split()[1:]).stdout
+    introduction, table = page.read_text().split(f"{command}```\n\n")
+    assert introduction.startswith("# Strategies")
+    assert table == printed, f"it is made by `{command.strip()}`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

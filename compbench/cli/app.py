@@ -25,7 +25,7 @@ combination is a cell, run in a process of its own; its record is kept, so a run
 
 \b
 Examples:
-  compbench run quick                          every shipped strategy, in under three minutes on two cores
+  compbench run quick                          eight arms, in under three minutes on two cores
   compbench run suites/trm_depth.yaml --only seed=0,1 --only depth=4,8
   compbench sites quick --only arm=laser       what an arm will save and keep, place by place
   compbench table results/quick --format github

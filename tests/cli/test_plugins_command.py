@@ -109,3 +109,88 @@ def test_a_terminal_gets_a_table_without_markup(folder: Path, monkeypatch: pytes
     result = run("--plugins-dir", folder)
     assert "┃" in result.stdout
     assert "For [laser, int8]." in result.stdout
+
+
+STRATEGY = '''"""``squeeze``: not what is looked for.
+
+It is ``a . b`` of the rows. Keeps ``z = s . v`` of every row,
+on two lines. And more.
+{error}
+Source: Some and Others (arXiv 1234.56789), their ``x | y``. It departs from it.
+"""
+
+from typing import ClassVar
+
+from compbench import Compressor, hookimpl
+
+
+class Squeeze(Compressor):
+    """Squeezes | rows.
+
+    At length.
+    """
+
+    name: ClassVar[str] = "squeeze"
+    exact: ClassVar[bool] = {exact}
+
+    def codec(self, site, generator):
+        return None
+
+
+@hookimpl
+def compbench_compressors():
+    return [Squeeze]
+'''
+
+
+def strategy_row(folder: Path, error: str = "", exact: bool = False, text: str = STRATEGY) -> list[str]:
+    (folder / "squeeze.py").write_text(text.format(error=error, exact=exact))
+    result = run("--format", "github", "--plugins-dir", folder)
+    assert result.exit_code == 0
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("| `squeeze`")]
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+
+
+def test_the_table_of_strategies_has_the_sentences_of_their_files(tmp_path: Path) -> None:
+    assert strategy_row(tmp_path, error="\nError: biased, and large. Or so.\n") == [
+        "`squeeze`",
+        r"Squeezes \| rows",
+        "`z = s . v` of every row, on two lines",
+        "biased, and large",
+        r"Some and Others (arXiv 1234.56789), their `x \| y`",
+    ]
+
+
+@pytest.mark.parametrize(("exact", "shown"), [(True, "none"), (False, "lossy")])
+def test_a_strategy_that_says_nothing_of_its_error_is_lossy_unless_it_is_exact(
+    tmp_path: Path, exact: bool, shown: str
+) -> None:
+    assert strategy_row(tmp_path, exact=exact)[3] == shown
+
+
+def test_without_these_sentences_a_strategy_keeps_what_the_title_says_and_has_no_source(tmp_path: Path) -> None:
+    text = re.sub(r'"""``squeeze``.*?"""', '"""``squeeze``: keeps half."""', STRATEGY, count=1, flags=re.DOTALL)
+    assert strategy_row(tmp_path, text=text)[2:] == ["half", "lossy", "-"]
+    text = text.replace('"""``squeeze``: keeps half."""', "")
+    assert strategy_row(tmp_path, text=text)[2:] == ["-", "lossy", "-"]
+
+
+def test_the_table_of_strategies_in_plain_columns(tmp_path: Path) -> None:
+    strategy_row(tmp_path)
+    result = run("--format", "simple", "--plugins-dir", tmp_path)
+    header, _, *rows = result.stdout.splitlines()
+    assert re.split(r"\s{2,}", header.strip()) == ["name", "what it does", "keeps", "error", "source"]
+    assert any(row.startswith("squeeze ") and "Squeezes | rows" in row for row in rows)
+
+
+def test_what_the_table_of_strategies_leaves_out_is_said_beside_it(folder: Path) -> None:
+    result = run("--format", "github", "--plugins-dir", folder)
+    assert "left out" not in result.stdout
+    assert "is broken: ValueError: so [bold]bad[/bold]" in result.stderr
+
+
+@pytest.mark.parametrize("beside", ["half", "--json"])
+def test_the_table_of_strategies_is_of_all_of_them(folder: Path, beside: str) -> None:
+    error = run(beside, "--format", "github", "--plugins-dir", folder).exception
+    assert isinstance(error, SettingsError)
+    assert str(error).startswith("--format beside ")

@@ -130,7 +130,7 @@ def test_a_listing_is_right_for_models_of_every_kind(registry: Registry, name: s
     if name in OTHERWISE_WITHOUT_VALUES and not values:
         pytest.skip(OTHERWISE_WITHOUT_VALUES[name])
     settings = CaptureSettings(minimum_elements=256)
-    # Gates of a GRU lie in one storage: whether all of them are raw depends on whether the first pays, and with int8 it does.
+    # Gates of a GRU lie in one storage: whether all are raw depends on whether the first pays, and with int8 it does.
     strategy = "int8" if name == "gru" else {"gale": {"rank": 4}}
     check(*step_of(CASES[name]), registry.compressor(strategy), settings, values)
 
