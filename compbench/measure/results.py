@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,8 +29,24 @@ class Memory(_Record):
     sites: list[dict[str, Any]] = Field(default_factory=list, description="one entry a site, as Session.sites() has it")
 
 
+PhaseName = Literal["forward", "backward", "update"]
+"""The phases of a timed step; ``update`` is the strategy's own end of step, not the optimiser."""
+
+
+class Phase(_Record):
+    """One phase of the timed steps. A plain step has no update, so that there is no ratio for it."""
+
+    seconds: float = Field(description="median over the compressed steps")
+    uncompressed_seconds: float
+    ratio: float | None = Field(None, description="compressed over uncompressed, median of pairs; none for update")
+    ratio_quartiles: tuple[float, float] | None = None
+
+
 class Time(_Record):
-    """Wall-clock of interleaved pairs of steps: forward, backward and the strategy's end of step."""
+    """Wall-clock of interleaved pairs of steps: forward, backward and the strategy's end of step.
+
+    What is None or empty was not measured when the record was made.
+    """
 
     ratio: float = Field(description="compressed over uncompressed, median of pairs")
     ratio_quartiles: tuple[float, float]
@@ -38,7 +54,37 @@ class Time(_Record):
     step_seconds: float = Field(description="median compressed step")
     uncompressed_step_seconds: float
     threads: int
-    allocator: str = Field(description="glibc's tunables as set for the process, or 'default'")
+    allocator: str = Field(description="glibc's tunables as set for the process, 'default', or \"system's default\"")
+    phases: dict[PhaseName, Phase] = Field(default_factory=dict)
+    page_faults: int | None = Field(
+        None, description="minor page faults of a compressed step, median: memory that the step paged in"
+    )
+    uncompressed_page_faults: int | None = None
+
+
+class Flops(_Record):
+    """Floating-point operations of one step, by phase; a multiplication and an addition are two."""
+
+    forward: int
+    backward: int
+    update: int
+
+    @property
+    def total(self) -> int:
+        """Of the whole step."""
+        return self.forward + self.backward + self.update
+
+
+class Arithmetic(_Record):
+    """What a step computes: matrix products, convolutions and attention, wherever they happen within it."""
+
+    flops: Flops = Field(description="of a step under the strategy")
+    uncompressed_flops: Flops
+
+    @property
+    def ratio(self) -> float | None:
+        """Operations of a compressed step over those of an uncompressed one; None where the model has none."""
+        return self.flops.total / self.uncompressed_flops.total if self.uncompressed_flops.total else None
 
 
 class Fidelity(_Record):

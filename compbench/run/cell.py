@@ -1,8 +1,9 @@
 """One cell's life, in a process of its own: ``python -m compbench.run.cell SPEC OUT``.
 
 SPEC is a cell as JSON; OUT is where its record goes, whole or not at all. Three passes follow one another: training
-(accuracy), a few steps under instruments (memory), and interleaved steps without any (time). Gradients are compared
-with the exact ones early and at the end of training. The exit status is 0 whenever a record was written.
+(accuracy), a few steps under instruments (memory), and interleaved steps without any (time); the last steps count the
+arithmetic. Gradients are compared with the exact ones early and at the end of training. The exit status is 0 whenever a
+record was written.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from compbench.capture import Session
 from compbench.errors import CompbenchError, PluginError, SettingsError, UnsupportedError
+from compbench.measure.arithmetic import measure_arithmetic
 from compbench.measure.fidelity import GradientCosine, gradient_cosine
 from compbench.measure.memory import measure_memory
-from compbench.measure.results import Fidelity, Memory, Time
+from compbench.measure.results import Arithmetic, Fidelity, Memory, Time
 from compbench.measure.step import Step
 from compbench.measure.timing import measure_time
 from compbench.registry import Reference, Registry
+from compbench.run.environment import describe_environment
 from compbench.run.result import CellResult, Status
 from compbench.run.training import (
     PROBED_STEP,
@@ -43,6 +47,7 @@ from compbench.run.training import (
 )
 from compbench.seeds import generator, stream
 from compbench.suite.cell import Cell, PluginReference
+from compbench.workloads.base import Data
 
 
 @dataclass
@@ -54,6 +59,7 @@ class _Findings:
     cosines: dict[int, GradientCosine] = field(default_factory=dict)
     memory: Memory | None = None
     time: Time | None = None
+    arithmetic: Arithmetic | None = None
 
 
 def run_cell(cell: Cell) -> CellResult:
@@ -61,24 +67,12 @@ def run_cell(cell: Cell) -> CellResult:
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
     findings = _Findings()
-    status: Status = "ok"
-    reason = ""
+    status: Status
+    status, reason = "ok", ""
     try:
         _run(cell, findings)
-    except UnsupportedError as error:
-        status, reason = "unsupported", str(error)
-    except DivergedError as error:
-        status, reason = "diverged", str(error)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        status, reason = "oom", _one_line(error)
-    except CompbenchError as error:
-        traceback.print_exc()
-        status, reason = "failed", str(error)
     except Exception as error:
-        traceback.print_exc()
-        # Torch's CPU allocator has no exception class of its own: its name in the message is all the evidence there is.
-        exhausted = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-        status, reason = "oom" if exhausted else "failed", _one_line(error)
+        status, reason = ended_by(error)
     return CellResult(
         key=cell.key,
         cell=cell,
@@ -92,11 +86,52 @@ def run_cell(cell: Cell) -> CellResult:
         fidelity=_fidelity(findings.cosines, cell),
         memory=findings.memory,
         time=findings.time,
+        arithmetic=findings.arithmetic,
+        environment=describe_environment(),
         **findings.values,
     )
 
 
-def _run(cell: Cell, findings: _Findings) -> None:
+def ended_by(error: Exception) -> tuple[Status, str]:
+    """The status of a cell that an exception has ended, and the reason; what needs looking into goes to the log."""
+    match error:
+        case UnsupportedError():
+            return "unsupported", str(error)
+        case DivergedError():
+            return "diverged", str(error)
+        case MemoryError() | torch.OutOfMemoryError():
+            return "oom", _one_line(error)
+    traceback.print_exception(error)
+    if isinstance(error, CompbenchError):
+        return "failed", str(error)
+    # Torch's CPU allocator has no exception class of its own: its name in the message is all the evidence there is.
+    exhausted = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return "oom" if exhausted else "failed", _one_line(error)
+
+
+@dataclass
+class Prepared:
+    """A cell before its first step: the model with its data, and the strategy's session, which is not open yet.
+
+    Attributes:
+        order: the training examples of every step, ``(steps, batch_size)``.
+    """
+
+    registry: Registry
+    step: Step
+    session: Session
+    data: Data
+    order: Tensor
+    optimizer: torch.optim.AdamW
+
+
+def prepare(cell: Cell) -> Prepared:
+    """Makes what a cell trains, from its seed alone; draws on torch's global random stream, which it seeds.
+
+    Raises:
+        PluginError: a plugin is not the one that the suite was validated with, or can't be loaded.
+        SettingsError: the device is not there, or a batch is larger than the training set.
+    """
     registry = Registry.load(Path(cell.plugins_dir) if cell.plugins_dir else None)
     workload = registry.workload(cell.workload.name, **cell.workload.fields).at_depth(cell.depth)
     compressor = registry.compressor([{member.name: member.fields} for member in cell.strategy])
@@ -110,13 +145,19 @@ def _run(cell: Cell, findings: _Findings) -> None:
     torch.manual_seed(stream(cell.seed, "global"))
     data = workload.data(stream(cell.seed, "data"))
     model = workload.build(generator(cell.seed, "initialisation"))
-    findings.values["weights_hash"] = weights_hash(model)
-    findings.values["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     step = Step(workload, model.to(device), device, cell.training.precision)
     order = example_order(len(next(iter(data.train.values()))), cell.training, cell.seed)
-    findings.values["order_hash"] = tensor_hash(order)
-
     session = Session(model, compressor, cell.capture, cell.seed)
+    return Prepared(registry, step, session, data, order, make_optimizer(model, cell.training))
+
+
+def _run(cell: Cell, findings: _Findings) -> None:
+    prepared = prepare(cell)
+    step, session, data, order = prepared.step, prepared.session, prepared.data, prepared.order
+    optimizer = prepared.optimizer
+    findings.values["weights_hash"] = weights_hash(step.model)
+    findings.values["parameters"] = sum(parameter.numel() for parameter in step.model.parameters())
+    findings.values["order_hash"] = tensor_hash(order)
     unseen = step.batch(data.validation, slice(cell.training.batch_size))
 
     probed = {min(PROBED_STEP, cell.training.steps), cell.training.steps} if cell.measuring.gradient_cosine else set()
@@ -125,10 +166,9 @@ def _run(cell: Cell, findings: _Findings) -> None:
         if steps_done in probed:
             findings.cosines[steps_done] = gradient_cosine(step, session, unseen)
 
-    optimizer = make_optimizer(model, cell.training)
     with session:
         train(step, session, data.train, order, optimizer, cell.training, findings.training, probe)
-        extra = [registered.record for registered in registry.metrics.values()]
+        extra = [registered.record for registered in prepared.registry.metrics.values()]
         with session.paused():
             findings.values["metrics"] = evaluate(step, data.validation, 4 * cell.training.batch_size, extra)
         findings.values["statistics"] = session.statistics()
@@ -136,11 +176,13 @@ def _run(cell: Cell, findings: _Findings) -> None:
         batch = step.batch(data.train, order[0])
         if cell.measuring.memory:
             findings.memory = measure_memory(step, session, batch, optimizer, findings.training.peak_saved_bytes)
-        if cell.measuring.time_pairs:
-            # A strategy that compresses nothing is plain autograd: its ratio shows the noise of this measurement.
-            timed = session if session.compresses else None
-            with nullcontext() if timed else session.paused():
+        # A strategy that compresses nothing is plain autograd: its time ratio shows the noise of this measurement.
+        timed = session if session.compresses else None
+        with nullcontext() if timed else session.paused():
+            if cell.measuring.time_pairs:
                 findings.time = measure_time(step, timed, batch, cell.measuring.time_pairs)
+            if cell.measuring.flops:
+                findings.arithmetic = measure_arithmetic(step, timed, batch)
 
 
 def _check_source(kind: str, reference: PluginReference, found: Reference) -> None:

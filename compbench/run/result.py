@@ -6,10 +6,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compbench.measure.results import Fidelity, Memory, Time
+from compbench.measure.results import Arithmetic, Fidelity, Memory, Time
+from compbench.run.environment import Environment
 from compbench.suite.cell import Cell
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of the records that are written. Version 1 has no environment, no arithmetic, and no phases and page faults of times:
+in its records they are unknown."""
 
 Status = Literal["ok", "oom", "timeout", "crashed", "failed", "diverged", "unsupported", "skipped"]
 
@@ -27,6 +30,7 @@ class CellResult(BaseModel):
     log: str = Field("", description="path of the log, relative to the suite's results folder")
     log_tail: list[str] = Field(default_factory=list, description="the log's last lines, when the status is not ok")
     machine: str = Field("", description="hash of the machine's description, machines/HASH.json")
+    environment: Environment | None = Field(None, description="what the cell's process ran under; None if unknown")
     started_at: str = Field("", description="UTC, ISO 8601")
     seconds: float = 0.0
     weights_hash: str = Field("", description="SHA-256 of the initial weights; equal for all arms of a seed and depth")
@@ -41,4 +45,5 @@ class CellResult(BaseModel):
     statistics: dict[str, float] = Field(default_factory=dict, description="the strategy's counters, summed over sites")
     memory: Memory | None = None
     time: Time | None = None
+    arithmetic: Arithmetic | None = None
     fidelity: Fidelity | None = None

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from compbench.run.affinity import children_on
 from compbench.run.oom_killer import kill_count
 from compbench.run.slots import Slot
 from compbench.suite.cell import Cell
@@ -37,11 +38,16 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def cell_command(spec: Path, out: Path) -> list[str]:
     """The process of one cell: reads its specification from ``spec`` and writes its record to ``out``."""
+    return module_command("compbench.run.cell", str(spec), str(out))
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """A process of this Python that runs a module."""
     # `python -m` puts the current folder first on the module path, where a user's `queue.py` would shadow a module that
-    # torch needs. The cell looks there if and only if this process does.
+    # torch needs. The process looks there if and only if this one does.
     looks_in_current_folder = any(Path(entry).resolve() == Path.cwd() for entry in sys.path)
     isolation = [] if looks_in_current_folder else ["-P"]
-    return [sys.executable, *isolation, "-m", "compbench.run.cell", str(spec), str(out)]
+    return [sys.executable, *isolation, "-m", module, *arguments]
 
 
 @dataclass(frozen=True)
@@ -206,13 +212,13 @@ class Scheduler:
         out.unlink(missing_ok=True)
         spec.write_text(cell.model_dump_json(), encoding="utf-8")
         try:
-            with self._log_path(cell.key).open("wb") as log:
+            with self._log_path(cell.key).open("wb") as log, children_on(slot.cores):
                 process = subprocess.Popen(  # noqa: S603
                     self._command(spec, out),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=slot.environment(os.environ),
+                    env=slot.environment(os.environ, cell.measuring.allocator),
                     start_new_session=True,
                 )
         except OSError as error:

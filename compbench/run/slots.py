@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compbench.errors import SettingsError
-from compbench.run.machine import available_cores
-
-ALLOCATOR = (
-    "glibc.malloc.mmap_threshold=8000000000:glibc.malloc.trim_threshold=16000000000"
-    ":glibc.malloc.top_pad=268435456:glibc.malloc.hugetlb=1"
-)
-"""Makes glibc keep freed memory. With its defaults every step maps and page-faults its activations anew: the
-uncompressed step, which holds most, pays most for it, and recomputation looks free."""
+from compbench.measure.allocator import Allocator, allocator_environment
+from compbench.run.affinity import ASKED_CORES, usable_cores
 
 
 @dataclass(frozen=True)
@@ -25,22 +19,26 @@ class Slot:
         name: What the progress display calls it.
         threads: Threads that torch and its libraries are given.
         gpu: The only CUDA device that the cell sees, as ``CUDA_VISIBLE_DEVICES`` names it; None on a CPU.
+        cores: The cores that are this slot's alone, by the system's numbers; empty where it shares all there are.
     """
 
     name: str
     threads: int
     gpu: str | None = None
+    cores: tuple[int, ...] = ()
 
-    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        """The environment of a cell's process on this slot."""
+    def environment(self, inherited: Mapping[str, str], allocator: Allocator = "reuse") -> dict[str, str]:
+        """The environment of a cell's process on this slot; what the user has set for glibc's allocator holds."""
         environment = {
-            "GLIBC_TUNABLES": ALLOCATOR,
+            **allocator_environment(allocator, inherited),
             "PYTHONFAULTHANDLER": "1",  # A segmentation fault leaves its Python stack in the log.
             "PYTHONUNBUFFERED": "1",  # A killed process leaves in the log all that it printed.
             **inherited,
             "OMP_NUM_THREADS": str(self.threads),
             "MKL_NUM_THREADS": str(self.threads),
         }
+        if self.cores:
+            environment[ASKED_CORES] = ",".join(map(str, sorted(self.cores)))
         if self.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpu
         return environment
@@ -57,17 +55,30 @@ def plan_slots(device: str, jobs: int | None = None, threads: int | None = None)
     Raises:
         SettingsError: The device is not there, or there are fewer GPUs than ``jobs``.
     """
-    cores = available_cores()
+    cores = usable_cores()
     kind, separator, index = device.partition(":")
     if device == "cpu":
-        return cpu_slots(cores, jobs, threads)
+        return with_cores(cpu_slots(len(cores), jobs, threads), cores)
     if kind != "cuda" or (separator and not index.isdecimal()):
         raise SettingsError(f"unknown device '{device}' (allowed: cpu, cuda, cuda:N)")
     gpus = visible_gpus()
     if separator and int(index) >= len(gpus):
         there = ", ".join(["cpu", *(f"cuda:{number}" for number in range(len(gpus)))])
         raise SettingsError(f"device '{device}': this machine has {len(gpus)} CUDA devices (allowed here: {there})")
-    return gpu_slots([gpus[int(index)]] if separator else gpus, cores, jobs, threads)
+    slots = gpu_slots([gpus[int(index)]] if separator else gpus, len(cores), jobs, threads)
+    return with_cores(slots, cores)
+
+
+def with_cores(slots: Sequence[Slot], cores: Sequence[int]) -> list[Slot]:
+    """The slots with the cores shared out among them, neighbours together, as evenly as it goes.
+
+    A single slot is left to the system's scheduler, which may move it away from what else runs on the machine. So are
+    slots that there are not cores enough for.
+    """
+    if not 1 < len(slots) <= len(cores):
+        return list(slots)
+    bounds = [len(cores) * index // len(slots) for index in range(len(slots) + 1)]
+    return [replace(slot, cores=tuple(cores[bounds[i] : bounds[i + 1]])) for i, slot in enumerate(slots)]
 
 
 def cpu_slots(cores: int, jobs: int | None = None, threads: int | None = None) -> list[Slot]:

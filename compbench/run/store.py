@@ -37,7 +37,7 @@ class SuiteRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     name: str
     description: str = ""
     device: str = "cpu"

@@ -28,9 +28,10 @@ def ok(spec: Path, out: Path) -> None:
 
 
 def tells_environment(spec: Path, out: Path) -> None:
-    names = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    names = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "COMPBENCH_CORES")
     print(json.dumps({name: os.environ.get(name) for name in names}))
     print(os.getsid(0) == os.getpid())
+    print(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
     ok(spec, out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from compbench.capture import compress
 from compbench.run import cell as cell_module
 from compbench.run.cell import run_cell
 from compbench.run.result import CellResult
+from compbench.run.slots import Slot
 from compbench.seeds import generator
 from compbench.suite.cell import Cell, Measuring, PluginReference, Training
 from compbench.workloads.trm_maze import TRMMaze
@@ -45,6 +47,9 @@ def test_a_cell_records_all_its_passes() -> None:
     assert result.memory.saved_bytes < 0.4 * result.memory.uncompressed_bytes
     assert result.memory.training_peak_saved_bytes >= result.memory.saved_bytes
     assert result.time.pairs == 2
+    assert set(result.time.phases) == {"forward", "backward", "update"}
+    assert result.arithmetic.ratio > 1
+    assert result.environment.threads == result.time.threads == torch.get_num_threads()
     assert 0 < result.fidelity.smallest_parameter_cosine <= result.fidelity.gradient_cosine < 1
     assert CellResult.model_validate_json(result.model_dump_json()) == result
 
@@ -55,6 +60,7 @@ def test_all_arms_of_a_seed_share_weights_data_order_and_baseline() -> None:
     assert none.memory.uncompressed_bytes == int8.memory.uncompressed_bytes
     assert none.memory.saved_bytes == none.memory.uncompressed_bytes
     assert none.fidelity.gradient_cosine == pytest.approx(1, abs=1e-12)
+    assert none.arithmetic.uncompressed_flops == int8.arithmetic.uncompressed_flops == none.arithmetic.flops
     assert none.loss_curve[0] == int8.loss_curve[0]
     assert none.loss_curve[-1] != int8.loss_curve[-1]
 
@@ -140,8 +146,16 @@ def test_the_process_writes_its_record_and_refuses_what_is_no_cell(tmp_path: Pat
     spec, out = tmp_path / "spec.json", tmp_path / "out.json"
     spec.write_text(cell(("none", {}), steps=2).model_dump_json())
     command = [sys.executable, "-m", "compbench.run.cell", str(spec), str(out)]
-    assert subprocess.run(command, check=False).returncode == 0
-    assert CellResult.model_validate_json(out.read_text()).status == "ok"
+    inherited = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    asked = Slot("cpu 0", 1, cores=(4095,)).environment(inherited)
+    assert subprocess.run(command, check=False, env=asked).returncode == 0
+    result = CellResult.model_validate_json(out.read_text())
+    assert result.status == "ok"
+    found = result.environment
+    assert found.allocator == ("reuse" if found.c_library.startswith("glibc") else "default")
+    assert found.tunables == asked.get("GLIBC_TUNABLES", "")
+    assert (found.threads, result.time.threads) == (1, 1)
+    assert found.placement in ("refused", "unknown")  # nobody has that core
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "spec.json"]
     spec.write_text("{}")
     out.unlink()

@@ -9,9 +9,12 @@ import time
 
 import pytest
 
+from compbench.measure.allocator import REUSE
+from compbench.run.affinity import own_cores
 from compbench.run.ending import result_of
 from compbench.run.scheduler import Ended, Scheduler, Started, cell_command
-from compbench.run.slots import ALLOCATOR, Slot
+from compbench.run.slots import Slot
+from compbench.suite.cell import Measuring
 from tests.run import fake_cells
 from tests.run.fake_suites import all_end, is_alive, make_cell, pids_in
 
@@ -152,15 +155,27 @@ def test_cells_start_in_their_order(bench):
 
 def test_a_cell_gets_threads_allocator_device_and_a_session_of_its_own(bench, monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    result = bench.result("tells_environment", slots=[Slot("gpu 3", 2, gpu="3")])
-    told, own_session = bench.log(result.key).read_text().splitlines()
+    monkeypatch.setattr("compbench.measure.allocator.c_library", lambda: "glibc 2.36")
+    before = own_cores()
+    core = before[-1] if before else 0
+    result = bench.result("tells_environment", slots=[Slot("gpu 3", 2, gpu="3", cores=(core,))])
+    told, own_session, cores = bench.log(result.key).read_text().splitlines()
     assert json.loads(told) == {
-        "GLIBC_TUNABLES": ALLOCATOR,
+        "GLIBC_TUNABLES": REUSE,
         "OMP_NUM_THREADS": "2",
         "MKL_NUM_THREADS": "2",
         "CUDA_VISIBLE_DEVICES": "3",
+        "COMPBENCH_CORES": str(core),
     }
     assert own_session == "True"
+    assert cores == str([core] if before else None)
+    assert own_cores() == before
+
+
+def test_a_cell_may_be_left_the_systems_allocator(bench, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    (result,) = bench.results(make_cell("tells_environment", measuring=Measuring(allocator="default")))
+    assert json.loads(bench.log(result.key).read_text().splitlines()[0])["GLIBC_TUNABLES"] is None
 
 
 def test_the_users_own_allocator_settings_hold(bench, monkeypatch):

@@ -19,6 +19,7 @@ from compbench.measure.results import Fidelity
 from compbench.run.machine import describe_machine
 from compbench.run.result import SCHEMA_VERSION, CellResult
 from compbench.run.store import Store, SuiteRecord, write_atomically
+from compbench.suite.cell import Measuring
 from tests.run.fake_suites import make_cell
 
 
@@ -45,6 +46,55 @@ def test_a_saved_record_is_read_back_as_it_was(store):
     result = make_result(loss_curve=[1.0, 0.5], metrics={"solved": 0.25}, log_tail=["å", "\x1b[1m"])
     store.save(result)
     assert store.result(result.key) == result
+
+
+VERSION_1 = {
+    "schema_version": 1,
+    "key": "laser-d4-s0-10d2bd8d5d9b",
+    "cell": {
+        "suite": "small",
+        "arm": "laser",
+        "depth": 4,
+        "seed": 0,
+        "workload": {"name": "maze", "fields": {"hidden": 64}, "source": "a" * 64},
+        "strategy": [{"name": "laser", "fields": {"rank": 8}, "source": "b" * 64}],
+        "variant": {},
+        "training": {"steps": 20},
+        "measuring": {"memory": True, "time_pairs": 3, "gradient_cosine": True},
+        "capture": {"attention": "recompute", "minimum_elements": 1024, "sites": []},
+        "device": "cpu",
+        "plugins_dir": None,
+    },
+    "status": "ok",
+    "time": {
+        "ratio": 1.5,
+        "ratio_quartiles": [1.4, 1.6],
+        "pairs": 3,
+        "step_seconds": 0.3,
+        "uncompressed_step_seconds": 0.2,
+        "threads": 1,
+        "allocator": "glibc.malloc.mmap_threshold=8000000000",
+    },
+}
+"""A record as the first version wrote it: what came later is not in it, nor in what its key was made of."""
+
+
+def test_a_record_of_the_first_version_keeps_its_key_and_what_it_does_not_know_is_unknown(store, warnings):
+    key = VERSION_1["key"]
+    (store.directory / "cells" / f"{key}.json").write_text(json.dumps(VERSION_1))
+    result = store.result(key)
+    assert warnings == []
+    assert result.cell.key == key
+    assert (result.schema_version, result.time.ratio) == (1, 1.5)
+    assert (result.environment, result.arithmetic, result.time.phases) == (None, None, {})
+    assert (result.time.page_faults, result.time.uncompressed_page_faults) == (None, None)
+    assert store.save(result) == result
+
+
+def test_the_allocator_is_part_of_a_key_only_where_it_is_not_the_usual_one():
+    keys = {make_cell(measuring=Measuring(allocator=choice)).key for choice in ("reuse", "default")}
+    assert len(keys) == 2
+    assert make_cell().key in keys
 
 
 def test_numbers_that_are_none_survive(store):
@@ -120,7 +170,7 @@ def test_another_cells_record_under_this_name_is_not_trusted(store, warnings):
 def test_a_newer_schema_is_an_error_that_says_what_to_do(store):
     result = make_result()
     store.save(result.model_copy(update={"schema_version": SCHEMA_VERSION + 1}))
-    with pytest.raises(StoreError, match=r"newer compbench \(schema 2; this one reads up to 1\): upgrade"):
+    with pytest.raises(StoreError, match=r"newer compbench \(schema 3; this one reads up to 2\): upgrade"):
         store.result(result.key)
 
 
