@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,32 +65,39 @@ class ModuleTracker:
     def start(self) -> None:
         """Begins to follow the model, in this thread."""
         self._thread = threading.get_ident()
+        self._register()
 
-        def entered(module: nn.Module, arguments: Any) -> None:
-            path = self._paths.get(id(module))
-            if path is None:
-                return
-            if not self._here():
-                if torch.is_grad_enabled():
-                    self._elsewhere(module, path)
-                return
-            if not self.stack and torch.is_grad_enabled():
-                self._steps.ran = True
-            if self.entering is not None and torch.is_grad_enabled():
-                self.entering(path, arguments)
-            self.stack.append((id(module), path))
-            self._counts.append({})
-
-        def left(module: nn.Module, arguments: Any, output: Any) -> None:
-            # A module whose forward never began, since another hook raised, is not on the stack.
-            if self.stack and self.stack[-1][0] == id(module) and self._here():
-                self.stack.pop()
-                self._counts.pop()
-
+    def _register(self) -> None:
         self._handles = [
-            register_module_forward_pre_hook(entered),
-            register_module_forward_hook(left, always_call=True),
+            register_module_forward_pre_hook(self._entered),
+            register_module_forward_hook(self._left, always_call=True),
         ]
+
+    def _unregister(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _entered(self, module: nn.Module, arguments: Any) -> None:
+        path = self._paths.get(id(module))
+        if path is None:
+            return
+        if not self._here():
+            if torch.is_grad_enabled():
+                self._elsewhere(module, path)
+            return
+        if not self.stack and torch.is_grad_enabled():
+            self._steps.ran = True
+        if self.entering is not None and torch.is_grad_enabled():
+            self.entering(path, arguments)
+        self.stack.append((id(module), path))
+        self._counts.append({})
+
+    def _left(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        # A module whose forward never began, since another hook raised, is not on the stack.
+        if self.stack and self.stack[-1][0] == id(module) and self._here():
+            self.stack.pop()
+            self._counts.pop()
 
     def _here(self) -> bool:
         """Whether this thread is the session's, or one of autograd's, which recompute what was checkpointed."""
@@ -97,10 +105,17 @@ class ModuleTracker:
 
     def stop(self) -> None:
         """Ends following the model."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._unregister()
         self.reset()
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Modules run without being followed; what they do counts as done by the one that is running."""
+        self._unregister()
+        try:
+            yield
+        finally:
+            self._register()
 
     def reset(self) -> None:
         """Forgets a forward pass that an interrupt has cut off: torch calls no hooks for it."""

@@ -87,7 +87,8 @@ def refuse_compiled_function(path: str) -> None:
             where = f"module '{path}'" if path else "the model's own forward"
             raise UnsupportedError(
                 f"{where} runs a function that torch.compile made: it runs all unpack hooks at the start of "
-                "the backward pass, so nothing would be saved (pytorch#148222); run it uncompiled"
+                "the backward pass, so nothing would be saved (pytorch#148222), and what it saves can't be told apart; "
+                "run it uncompiled, or choose sites outside it"
             )
         frame = frame.f_back
 
