@@ -3,6 +3,9 @@
 Keeps the coefficients ``Z = X P`` of every call, ``P (D, k)`` random. Nothing is learnt, so that nothing goes stale,
 and nothing is gained from activations that are low-rank.
 
+Error: biased and never stale: rows shrink to ``k / D`` of themselves on average; unbiased and large with
+``distribution: gaussian``.
+
 Source: this is the sketch that section 6.1 of LASER (arXiv 2604.17224) attributes to GALE (Muhsin, Zhang and Ko,
 2026), and figures made with it are not GALE's. The published GALE does not compress activations: it projects
 *gradients in the optimiser*, with a randomised sketch and QR in the place of GaLore's SVD. The nearest published
@@ -20,6 +23,8 @@ relatives of what is here are CompAct (arXiv 2410.15352) and RAD (arXiv 2007.104
 
 ``redraw`` says how long a sketch lasts. With ``call`` it is never kept: a payload holds its seed, and draws it again
 to decode.
+
+The statistics have a ``fidelity``, measured in one step of ten, where rebuilding is a projection: with ``orthonormal``.
 """
 
 from __future__ import annotations
@@ -34,8 +39,9 @@ from torch import Tensor
 
 from compbench import Codec, Compressor, Payload, Site, hookimpl
 
+from ._decomposition import SELDOM, Fidelity, rank_figures
 from ._streams import CallStream
-from ._subspace import LowRank, basis_bytes, basis_dtype, orthonormal, project
+from ._subspace import LowRank, basis_bytes, basis_dtype, low_rank_operations, orthonormal, project
 
 _SEED_BYTES = 8
 
@@ -85,26 +91,40 @@ class GaleCodec(Codec):
         self.k = min(settings.rank, width)
         self.P: Tensor | None = None  # (D, k)
         self._stream = CallStream(generator)
+        self._fidelity = Fidelity(every=SELDOM)
 
     def encode(self, X: Tensor) -> Payload:
         if self.settings.redraw == "call":
             sketch = self._sketch(X)
-            return Redrawn(project(X, sketch.draw()), sketch)
+            Z = self._projected(X, sketch.draw())
+            return Redrawn(Z, sketch)
         if self.P is None:
             self.P = self._sketch(X).draw()
-        return LowRank(project(X, self.P), self.P)
+        return LowRank(self._projected(X, self.P), self.P)
+
+    def _projected(self, X: Tensor, P: Tensor) -> Tensor:
+        """``Z = X P``, ``(N, k)``."""
+        Z = project(X, P)
+        if self.settings.distribution == "orthonormal":
+            self._fidelity.add(X, Z)
+        return Z
 
     def _sketch(self, X: Tensor) -> Sketch:
         seed = self._stream.next_seed()
         return Sketch(self.D, self.k, self.settings.distribution, seed, basis_dtype(X.dtype), X.device)
 
+    def readings(self) -> Iterable[Tensor]:
+        return self._fidelity.tensors()
+
     def end_step(self) -> None:
         self._stream.end_step()
+        self._fidelity.end_step(iter(self.read()))
         if self.settings.redraw == "step":
             self.P = None
 
     def discard_step(self) -> None:
         self._stream.discard_step()
+        self._fidelity.discard_step()
         if self.settings.redraw == "step":
             self.P = None
 
@@ -113,14 +133,17 @@ class GaleCodec(Codec):
         sketches = basis_bytes(self.D, self.k, itemsize) if once else calls * _SEED_BYTES
         return calls * rows * self.k * itemsize + sketches
 
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int:
+        return low_rank_operations(rows, self.D, self.k, outputs, products=1)
+
     def coefficient_width(self) -> int:
         return self.k
 
     def state(self) -> Iterable[Tensor]:
-        return () if self.P is None else (self.P,)
+        return ([] if self.P is None else [self.P]) + self._fidelity.tensors()
 
     def statistics(self) -> dict[str, float]:
-        return {"rank": float(self.k)}
+        return rank_figures(self.settings.rank, self.D) | self._fidelity.figures()
 
 
 class Redrawn(LowRank):
@@ -133,6 +156,12 @@ class Redrawn(LowRank):
     @property
     def basis(self) -> Tensor:
         return self._sketch.draw()
+
+    def rank(self) -> None:
+        return None  # a sketch for each call: nothing that calls could share
+
+    def factors(self) -> None:
+        return None
 
     def tensors(self) -> tuple[Tensor, ...]:
         return () if self._Z is None else (self._Z,)

@@ -1,7 +1,10 @@
 """``lance``: a low-rank basis that is calibrated once and never moves.
 
 Keeps the coefficients ``Z = X Q`` of every call and one basis ``Q`` for all calls and steps. It is the cheapest of
-the low-rank strategies, and the one whose basis goes stale as the model learns.
+the low-rank strategies, and the one whose basis goes stale as the model learns: ``fidelity`` in the statistics, which
+is measured in one step of ten, shows how much it still keeps of the rows.
+
+Error: biased, and it goes stale: the basis never moves.
 
 Source: LANCE (Apolinario and Roy, arXiv 2509.21617). It departs from the source thus:
 
@@ -18,7 +21,6 @@ Until the calibration step has ended there is no basis, and rows are kept exactl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -28,7 +30,17 @@ from torch import Tensor
 
 from compbench import Codec, Compressor, Dense, Payload, Site, hookimpl
 
-from ._subspace import LowRank, add_gram, basis_bytes, basis_dtype, leading_eigenvectors, project
+from ._decomposition import SELDOM, Fidelity, has_directions, rank_figures
+from ._subspace import (
+    LowRank,
+    add_gram,
+    basis_bytes,
+    basis_dtype,
+    largest_entry,
+    leading_eigenvectors,
+    low_rank_operations,
+    project,
+)
 
 
 class Lance(Compressor):
@@ -61,6 +73,7 @@ class LanceCodec(Codec):
         self._C: Tensor | None = None  # X^T X of the calibration step, (D, D)
         self._steps = 0
         self._used = False
+        self._fidelity = Fidelity(every=SELDOM)
 
     @property
     def k(self) -> int:
@@ -70,22 +83,26 @@ class LanceCodec(Codec):
     def encode(self, X: Tensor) -> Payload:
         self._used = True
         if self.Q is not None:
-            return LowRank(project(X, self.Q), self.Q)
+            Z = project(X, self.Q)
+            self._fidelity.add(X, Z)
+            return LowRank(Z, self.Q)
         if self._steps >= self.settings.warmup:
             if self._C is None:
                 self._C = torch.zeros(self.D, self.D, dtype=basis_dtype(X.dtype), device=X.device)
             add_gram(self._C, X)
         return Dense(X)
 
+    def readings(self) -> Iterable[Tensor]:
+        return self._fidelity.tensors() + ([] if self._C is None else [largest_entry(self._C)])
+
     def end_step(self) -> None:
+        numbers = iter(self.read())
         self._steps += self._used
         self._used = False
+        self._fidelity.end_step(numbers)
         C, self._C = self._C, None
-        if C is None:
-            return
         # A step of zeros, or with rows that are not finite, has no directions: the next one calibrates.
-        largest = torch.linalg.vector_norm(C, ord=math.inf).item()
-        if math.isfinite(largest) and largest > 0:
+        if C is not None and has_directions(next(numbers)):
             self.Q = leading_eigenvectors(C, self._rank(C))
 
     def _rank(self, C: Tensor) -> int:
@@ -99,6 +116,7 @@ class LanceCodec(Codec):
     def discard_step(self) -> None:
         self._C = None
         self._used = False
+        self._fidelity.discard_step()
 
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int | None:
         """What calibrated steps keep; unknown while ``energy`` has still to find the rank."""
@@ -106,14 +124,20 @@ class LanceCodec(Codec):
             return None
         return calls * rows * self.k * itemsize + basis_bytes(self.D, self.k, itemsize)
 
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int:
+        return low_rank_operations(rows, self.D, self.k, outputs, products=1)
+
     def coefficient_width(self) -> int:
         return self.k
 
     def state(self) -> Iterable[Tensor]:
-        return [tensor for tensor in (self.Q, self._C) if tensor is not None]
+        return [tensor for tensor in (self.Q, self._C) if tensor is not None] + self._fidelity.tensors()
 
     def statistics(self) -> dict[str, float]:
-        return {"rank": float(self.k), "calibrated": float(self.Q is not None)}
+        figures = {"calibrated": float(self.Q is not None)} | self._fidelity.figures()
+        if self.settings.energy is not None:  # the rank is a limit then, and nobody asked for it
+            return {"rank": float(self.k)} | figures
+        return rank_figures(self.settings.rank, self.D) | figures
 
 
 @hookimpl

@@ -43,7 +43,8 @@ from torch import Tensor
 
 from compbench import Codec, Compressor, Dense, Payload, Site, hookimpl
 
-from ._subspace import add_gram, basis_bytes, basis_dtype
+from ._decomposition import SELDOM, Fidelity, has_directions
+from ._subspace import add_gram, basis_bytes, basis_dtype, largest_entry
 
 _FEATURES = 2
 
@@ -118,10 +119,13 @@ class LanceTuckerCodec(Codec):
         self._C_step: Factors = {}  # of this step
         self._steps = 0  # that are calibrated with
         self._B_before_step = 0
+        self._fidelity = Fidelity(every=SELDOM)
 
     def encode(self, X: Tensor) -> Payload:
         shape = self._shape(len(X))
         if shape is None:
+            if self.U:
+                self._fidelity.add(X, X)
             return Dense(X)
         tensor = X.reshape(shape)  # (B, L, D)
         if not self.U:
@@ -130,6 +134,7 @@ class LanceTuckerCodec(Codec):
         S = tensor
         for mode, U in self.U.items():
             S = mode_product(S, U.to(X.dtype).T, mode)
+        self._fidelity.add(X, S)
         return Tucker(S.contiguous(), self.U)
 
     def _shape(self, N: int) -> tuple[int, int, int] | None:
@@ -157,13 +162,17 @@ class LanceTuckerCodec(Codec):
                 C *= n
             self._C_step[mode] = self._C_step[mode] + C if mode in self._C_step else C
 
+    def readings(self) -> Iterable[Tensor]:
+        return self._fidelity.tensors() + ([largest_entry(self._C_step[_FEATURES])] if self._C_step else [])
+
     def end_step(self) -> None:
+        numbers = iter(self.read())
+        self._fidelity.end_step(numbers)
         C_step, self._C_step = self._C_step, {}
         if not C_step:
             return
         # A step of zeros, or with rows that are not finite, has no directions: it does not count.
-        largest = torch.linalg.vector_norm(C_step[_FEATURES], ord=math.inf).item()
-        if not (math.isfinite(largest) and largest > 0):
+        if not has_directions(next(numbers)):
             self.B = self._B_before_step
             return
         self._C = {mode: self._C[mode] + C if self._C else C for mode, C in C_step.items()}
@@ -185,6 +194,7 @@ class LanceTuckerCodec(Codec):
     def discard_step(self) -> None:
         self._C_step = {}
         self.B = self._B_before_step
+        self._fidelity.discard_step()
 
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int | None:
         """Cores and one set of factors; unknown before they are calibrated."""
@@ -198,12 +208,12 @@ class LanceTuckerCodec(Codec):
         return calls * core * itemsize + factors
 
     def state(self) -> Iterable[Tensor]:
-        return [*self.U.values(), *self._C.values(), *self._C_step.values()]
+        return [*self.U.values(), *self._C.values(), *self._C_step.values(), *self._fidelity.tensors()]
 
     def statistics(self) -> dict[str, float]:
         names = {0: "rank_of_examples", 1: "rank_of_positions", _FEATURES: "rank"}
         ranks = {names[mode]: float(U.shape[1]) for mode, U in self.U.items()}
-        return {"calibrated": float(bool(self.U))} | ranks
+        return {"calibrated": float(bool(self.U))} | ranks | self._fidelity.figures()
 
 
 def mode_product(A: Tensor, M: Tensor, mode: int) -> Tensor:

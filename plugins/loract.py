@@ -3,6 +3,9 @@
 Keeps coefficients ``Z = X Q`` and a basis ``Q`` for each call: nothing goes stale, and every call pays for a basis in
 bytes and for a QR decomposition in time.
 
+Error: biased and fresh: the basis comes from the call that it encodes. The statistics have its ``fidelity``, measured
+in one step of ten.
+
 Source: LoRAct (Shi et al., arXiv 2509.23472), its sampling-based orthogonal decomposition: ``k`` columns of ``X`` are
 sampled, ``Q = Orth(X^T X_sampled)``, without oversampling or further power iterations. It departs from the source
 thus:
@@ -25,8 +28,9 @@ from torch import Tensor
 
 from compbench import Codec, Compressor, Payload, Site, hookimpl
 
+from ._decomposition import SELDOM, Fidelity, rank_figures
 from ._streams import CallStream
-from ._subspace import LowRank, basis_bytes, cross_product, orthonormal, project
+from ._subspace import LowRank, basis_bytes, cross_product, low_rank_operations, orthonormal, project
 
 
 class LoRAct(Compressor):
@@ -41,32 +45,47 @@ class LoRAct(Compressor):
 
 
 class LoRActCodec(Codec):
-    """Holds random numbers and no tensor: every payload has its own basis."""
+    """Learns nothing: every payload has its own basis."""
 
     def __init__(self, settings: LoRAct, width: int, generator: torch.Generator) -> None:
+        self.settings = settings
         self.D = width
         self.k = min(settings.rank, width)
         self._stream = CallStream(generator)
+        self._fidelity = Fidelity(every=SELDOM)
 
     def encode(self, X: Tensor) -> Payload:
         columns = torch.randperm(self.D, device=X.device, generator=self._stream.next())[: self.k]
         Q = orthonormal(cross_product(X, X[:, columns]))  # X^T X_sampled: (D, k)
-        return LowRank(project(X, Q), Q)
+        Z = project(X, Q)  # (N, k)
+        self._fidelity.add(X, Z)
+        return LowRank(Z, Q)
+
+    def readings(self) -> Iterable[Tensor]:
+        return self._fidelity.tensors()
 
     def end_step(self) -> None:
         self._stream.end_step()
+        self._fidelity.end_step(iter(self.read()))
 
     def discard_step(self) -> None:
         self._stream.discard_step()
+        self._fidelity.discard_step()
 
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int:
         return calls * (rows * self.k * itemsize + basis_bytes(self.D, self.k, itemsize))
 
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int:
+        return low_rank_operations(rows, self.D, self.k, outputs, products=2)
+
     def coefficient_width(self) -> int:
         return self.k
 
+    def state(self) -> Iterable[Tensor]:
+        return self._fidelity.tensors()
+
     def statistics(self) -> dict[str, float]:
-        return {"rank": float(self.k)}
+        return rank_figures(self.settings.rank, self.D) | self._fidelity.figures()
 
 
 @hookimpl

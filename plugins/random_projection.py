@@ -34,6 +34,8 @@ It departs from the sources thus:
 It differs from ``gale`` in that every choice is unbiased, no matrix is ever kept, and draws can outlast a step;
 ``gale`` by default projects onto a random subspace, which shrinks the rows instead of adding noise. Gaussian draws for
 each call are what both can do.
+
+The statistics have no ``fidelity``: what is rebuilt is no projection, and longer than the rows.
 """
 
 from __future__ import annotations
@@ -48,8 +50,9 @@ from torch import Tensor
 
 from compbench import Codec, Compressor, Payload, Site, hookimpl
 
+from ._decomposition import rank_figures
 from ._streams import CallStream
-from ._subspace import basis_dtype, project
+from ._subspace import basis_dtype, low_rank_operations, project
 
 _SEED_BYTES = 8
 
@@ -146,11 +149,14 @@ class RandomProjectionCodec(Codec):
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int:
         return calls * (rows * self.k * itemsize + _SEED_BYTES)
 
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int:
+        return low_rank_operations(rows, self.D, self.k, outputs, products=1)
+
     def coefficient_width(self) -> int:
         return self.k
 
     def statistics(self) -> dict[str, float]:
-        return {"rank": float(self.k)}
+        return rank_figures(self.settings.rank, self.D)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,9 @@ from torch import Tensor
 
 from compbench import Codec, Compressor, Payload, Site, hookimpl
 
+from ._blocks import from_blocks, to_blocks
+from ._decomposition import SELDOM, Fidelity
 from ._subspace import basis_bytes, basis_dtype
-from .int8 import from_blocks, to_blocks
 
 
 class VeLoRA(Compressor):
@@ -65,31 +66,48 @@ class VeLoRACodec(Codec):
         self.D = width
         self.v: Tensor | None = None  # (m,)
         self._has_direction: Tensor | None = None  # a boolean scalar, in the step that makes v
+        self._fidelity = Fidelity(every=SELDOM)
 
     def encode(self, X: Tensor) -> Payload:
         S = to_blocks(X, len(X), self.G, self.m)  # (N, G, m)
         if self.v is None:
             self.v, self._has_direction = mean_direction(S)
         Z = S @ self.v.to(X.dtype)  # (N, G)
+        self._fidelity.add(X, Z)
         return SubTokens(Z, self.v, self.D, self.settings.scale)
 
+    def readings(self) -> Iterable[Tensor]:
+        return self._fidelity.tensors() + ([] if self._has_direction is None else [self._has_direction])
+
     def end_step(self) -> None:
-        if self._has_direction is not None and not self._has_direction.item():
+        numbers = iter(self.read())
+        self._fidelity.end_step(numbers)
+        if self._has_direction is not None and not next(numbers):
             self.v = None
         self._has_direction = None
 
     def discard_step(self) -> None:
+        self._fidelity.discard_step()
         if self._has_direction is not None:
             self.v, self._has_direction = None, None
 
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int:
         return calls * rows * self.G * itemsize + basis_bytes(self.m, 1, itemsize)
 
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int:
+        return rows * (self.D + self.G * outputs)
+
     def coefficient_width(self) -> int:
         return self.G
 
     def state(self) -> Iterable[Tensor]:
-        return [tensor for tensor in (self.v, self._has_direction) if tensor is not None]
+        return [tensor for tensor in (self.v, self._has_direction) if tensor is not None] + self._fidelity.tensors()
+
+    def statistics(self) -> dict[str, float]:
+        """``rank`` is the numbers of a row; ``rank_clamped`` is 1 where more were asked for than it has elements."""
+        figures = self._fidelity.figures()
+        figures.pop("relative_error", None)  # which would be that of scale 1, and of sub-tokens without padding
+        return {"rank": float(self.G), "rank_clamped": int(self.settings.groups > self.D)} | figures
 
 
 def mean_direction(S: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import typer
 from compbench.errors import SettingsError, StoreError, unknown
 from compbench.records import Reporter
 from compbench.registry import Registry, default_plugins_dir
+from compbench.report.curves import render_curves, render_curves_with
 from compbench.report.outcome import read_outcome
 from compbench.report.tables import FORMATS, render, render_with
 from compbench.run.store import write_atomically
@@ -24,6 +25,21 @@ def table(
             "--format", help=f"One of {', '.join(FORMATS)}, or a format that a plugin adds.", metavar="FORMAT"
         ),
     ] = "github",
+    times: Annotated[
+        bool,
+        typer.Option(
+            "--times", help="Show where the time of a step goes instead: its phases, its arithmetic, page faults."
+        ),
+    ] = False,
+    curve: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--curve",
+            help="Show a figure of the strategies over training instead, such as fidelity or rank; csv has every "
+            "point. May be given several times.",
+            metavar="STATISTIC",
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.", metavar="FILE")] = None,
     plugins_dir: Annotated[
         Path | None,
@@ -32,16 +48,25 @@ def table(
 ) -> None:
     """Prints the table of a suite's results.
 
-    csv has raw numbers under stable names; the other formats are for people, with sentences that say what is what.
+    csv has raw numbers under stable names, those of times among them; the other formats are for people, with sentences
+    that say what is what.
 
     \b
     Examples:
       compbench table results/quick
       compbench table results/trm_depth --format latex_booktabs --output table.tex
       compbench table results/trm_depth --format csv
+      compbench table results/trm_depth --times
+      compbench table results/basis_drift --curve fidelity --format csv
     """  # noqa: D301 - a backspace is what keeps the examples on lines of their own
+    if curve and times:
+        raise SettingsError("--curve beside --times (allowed: one of them, since each is a table of its own)")
     outcome = read_outcome(directory, _warn)
-    text = render(outcome, layout) if layout in FORMATS else render_with(_reporter(layout, plugins_dir), outcome)
+    reporter = None if layout in FORMATS else _reporter(layout, plugins_dir)
+    if curve:
+        text = render_curves_with(reporter, outcome, curve) if reporter else render_curves(outcome, curve, layout)
+    else:
+        text = render_with(reporter, outcome) if reporter else render(outcome, layout, times)
     text = text.rstrip("\n") + "\n"
     if output is None:
         print(text, end="")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
+from compbench.measure.results import PhaseName, Time
 from compbench.report.outcome import Outcome, PlannedCell
 from compbench.run.result import CellResult, Status
 
@@ -33,6 +34,18 @@ COLUMNS = (
     "solved_mean",
     "solved_sd",
     "gradient_cosine",
+    "forward_ratio",
+    "backward_ratio",
+    "update_share",
+    "step_seconds",
+    "uncompressed_step_seconds",
+    "flops",
+    "uncompressed_flops",
+    "flop_ratio",
+    "gflop_per_second",
+    "uncompressed_gflop_per_second",
+    "page_faults",
+    "uncompressed_page_faults",
 )
 
 STATUSES = get_args(Status)
@@ -61,6 +74,15 @@ class Row:
         peak_phase: the phase of the seed that has the median peak.
         time_ratio: median over seeds.
         gradient_cosine: mean over seeds, after the last training step.
+        forward_ratio: the step's forward phase over that of an uncompressed step, median over seeds; None, as all that
+            follows, where the records are older than such figures. So is ``backward_ratio``.
+        update_share: the strategy's own end of step over the whole uncompressed step, median over seeds.
+        step_seconds: median over seeds, as ``uncompressed_step_seconds``.
+        flops: counted operations of a step, median over seeds and a measured number, as ``uncompressed_flops``.
+        flop_ratio: counted operations of a step over those of an uncompressed one, median over seeds.
+        gflop_per_second: counted operations over the seconds that the step took, in billions, median over seeds. So is
+            ``uncompressed_gflop_per_second``.
+        page_faults: minor page faults of a step, median over seeds, as ``uncompressed_page_faults``.
         metrics: every held-out metric by name.
         cells: the cells that the row stands for.
     """
@@ -76,6 +98,18 @@ class Row:
     peak_phase: str | None
     time_ratio: float | None
     gradient_cosine: float | None
+    forward_ratio: float | None
+    backward_ratio: float | None
+    update_share: float | None
+    step_seconds: float | None
+    uncompressed_step_seconds: float | None
+    flops: int | None
+    uncompressed_flops: int | None
+    flop_ratio: float | None
+    gflop_per_second: float | None
+    uncompressed_gflop_per_second: float | None
+    page_faults: int | None
+    uncompressed_page_faults: int | None
     metrics: Mapping[str, Sample]
     cells: tuple[PlannedCell, ...]
 
@@ -130,9 +164,54 @@ def _row(arm: str, depth: int, cells: tuple[PlannedCell, ...]) -> Row:
         peak_phase=next((memory.peak_phase for memory in memories if memory.peak_delta_bytes == peak), None),
         time_ratio=_known(statistics.median, [result.time.ratio for result in results if result.time]),
         gradient_cosine=_known(_mean, [result.fidelity.gradient_cosine for result in results if result.fidelity]),
+        **_time_figures([result.time for result in results if result.time]),
+        **_flop_figures(results),
         metrics=_metrics(results),
         cells=cells,
     )
+
+
+def _time_figures(times: Sequence[Time]) -> dict[str, Any]:
+    """Where the time of a step goes; None in older records' stead."""
+    phased = [time for time in times if time.phases]
+
+    def ratios(phase: PhaseName) -> list[float]:
+        return [ratio for time in phased if (ratio := time.phases[phase].ratio) is not None]
+
+    return {
+        "forward_ratio": _known(statistics.median, ratios("forward")),
+        "backward_ratio": _known(statistics.median, ratios("backward")),
+        "update_share": _known(
+            statistics.median, [time.phases["update"].seconds / time.uncompressed_step_seconds for time in phased]
+        ),
+        "step_seconds": _known(statistics.median, [time.step_seconds for time in times]),
+        "uncompressed_step_seconds": _known(statistics.median, [time.uncompressed_step_seconds for time in times]),
+        "page_faults": _known(
+            statistics.median_low, [time.page_faults for time in times if time.page_faults is not None]
+        ),
+        "uncompressed_page_faults": _known(
+            statistics.median_low,
+            [time.uncompressed_page_faults for time in times if time.uncompressed_page_faults is not None],
+        ),
+    }
+
+
+def _flop_figures(results: Sequence[CellResult]) -> dict[str, Any]:
+    """The arithmetic of a step, and how fast it was done."""
+    counted = [result.arithmetic for result in results if result.arithmetic]
+    timed = [(result.arithmetic, result.time) for result in results if result.arithmetic and result.time]
+    return {
+        "flops": _known(statistics.median_low, [found.flops.total for found in counted]),
+        "uncompressed_flops": _known(statistics.median_low, [found.uncompressed_flops.total for found in counted]),
+        "flop_ratio": _known(statistics.median, [found.ratio for found in counted if found.ratio is not None]),
+        "gflop_per_second": _known(
+            statistics.median, [found.flops.total / time.step_seconds / 1e9 for found, time in timed]
+        ),
+        "uncompressed_gflop_per_second": _known(
+            statistics.median,
+            [found.uncompressed_flops.total / time.uncompressed_step_seconds / 1e9 for found, time in timed],
+        ),
+    }
 
 
 def _status(cells: Sequence[PlannedCell]) -> str:

@@ -26,15 +26,25 @@ from compbench.report.tables import (
     difference_unit,
     figures,
     results_table,
+    times_table,
     words,
 )
 from compbench.report.verdicts import REFERENCE, Verdict, judge
+from compbench.run.affinity import Placement
 from compbench.run.machine import Machine
 from compbench.run.result import CellResult
 from compbench.run.store import LOGGER, Warn, write_atomically
 from compbench.suite.cell import PluginReference
 
 _FOLDERS = re.compile(r"(?<![\w.:/~-])(?:/[\w.@+~-]+)+/(?=[\w.@+~-])")
+
+
+_PLACEMENTS: dict[Placement, str] = {
+    "own": "each cell on some of its own",
+    "shared": "all that there are",
+    "refused": "all that there are, since the system refused to share them out",
+    "unknown": "not known to this system",
+}
 
 
 def write_results(directory: Path, warn: Warn = LOGGER.warning) -> str:
@@ -67,6 +77,7 @@ def readme(outcome: Outcome) -> str:
         outcome.description.strip(),
         as_text(dataclasses.replace(table, sentences=()), "github").strip(),
         "\n".join(f"- {sentence}" for sentence in table.sentences),
+        *_times(outcome),
         *_verdicts(outcome),
         _failures(outcome.cells),
         _origin(outcome),
@@ -82,6 +93,14 @@ def readme(outcome: Outcome) -> str:
 def without_folders(text: str) -> str:
     """Text in which absolute paths are cut down to their last part: they name places on somebody's machine."""
     return _FOLDERS.sub("", text)
+
+
+def _times(outcome: Outcome) -> list[str]:
+    """Where the time goes, if the records know."""
+    results = [cell.result for cell in outcome.cells if cell.result]
+    if not any(result.arithmetic or (result.time and result.time.phases) for result in results):
+        return []
+    return ["## Where the time goes", as_text(times_table(outcome), "github").strip()]
 
 
 def _verdicts(outcome: Outcome) -> list[str]:
@@ -183,6 +202,8 @@ def _origin(outcome: Outcome) -> str:
     if times:
         lines.append(f"- threads when timing: {_listed(time.threads for time in times)}")
         lines += [f"- allocator when timing: `{allocator}`" for allocator in sorted({time.allocator for time in times})]
+    places = {result.environment.placement for result in results if result.environment}
+    lines += [f"- cores of the cells: {said}" for place, said in _PLACEMENTS.items() if place in places]
     return "\n".join(lines)
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import html
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tabulate import tabulate
 
 from compbench.errors import PluginError, one_line
 from compbench.records import Reporter
 from compbench.report.outcome import Outcome
-from compbench.report.rows import Row, Sample, as_csv, make_rows, ok_results
+from compbench.report.remarks import remarks
+from compbench.report.rows import Row, Sample, as_csv, make_rows
 from compbench.report.verdicts import REFERENCE, Decision, Verdict, judge
 
 FORMATS = ("github", "latex_booktabs", "html", "csv")
@@ -28,8 +30,6 @@ TERMINAL = "simple"
 NOT_AVAILABLE = "-"
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
-_LARGEST_QUIET_SPREAD = 0.01
-_LARGEST_QUIET_EXCESS = 1.25
 _NARROW = 10
 
 _DECISIONS: dict[Decision, str] = {
@@ -58,11 +58,11 @@ class Table:
     sentences: Sequence[str] = ()
 
 
-def render(outcome: Outcome, layout: str) -> str:
-    """The table of a suite's results in one of :data:`FORMATS`."""
+def render(outcome: Outcome, layout: str, times: bool = False) -> str:
+    """The table of a suite's results in one of :data:`FORMATS`, or that of its times; CSV has the figures of both."""
     if layout == "csv":
         return as_csv(make_rows(outcome))
-    return as_text(results_table(outcome), layout)
+    return as_text(times_table(outcome) if times else results_table(outcome), layout)
 
 
 def results_table(outcome: Outcome) -> Table:
@@ -85,8 +85,25 @@ def results_table(outcome: Outcome) -> Table:
         for row in shown
     ]
     found = [verdict for metric in verdicts for verdict in verdicts[metric]]
-    sentences = [*_legend(metrics, divisor, unit), *_verdict_legend(outcome, found), *_remarks(rows, shown)]
+    sentences = [*_legend(metrics, divisor, unit), *_verdict_legend(outcome, found), *remarks(rows, shown)]
     return Table(headers, cells, ("arm", "status", "peak phase", *judged), sentences)
+
+
+def times_table(outcome: Outcome) -> Table:
+    """A row an arm and depth: where the time of a step goes, and what arithmetic it is for."""
+    shown = [row for row in make_rows(outcome) if any(cell.result for cell in row.cells)]
+    headers = ["arm", "depth", "time ratio", "forward", "backward", "update %", "step ms", "plain step ms"]
+    headers += ["FLOP ratio", "GFLOP/s", "plain GFLOP/s", "page faults", "plain page faults"]
+    sentences = [
+        "time ratio: a step with the strategy over a plain one, without the optimiser; forward, backward: the same of "
+        "these two phases alone; update: the strategy's own end of step, in percent of the plain step, which has none.",
+        "step, plain step: seconds of these in one process, interleaved; figures are medians over seeds, and '-' is a "
+        "figure that is not there.",
+        "FLOP ratio: matrix products, convolutions and attention of a step over those of a plain one; GFLOP/s: how "
+        "fast they were done, all else of the step included.",
+        "page faults: pages of memory that a step had to ask the system for; few where the allocator keeps its memory.",
+    ]
+    return Table(headers, [_times_text(row) for row in shown], ("arm",), sentences)
 
 
 def render_with(reporter: Reporter, outcome: Outcome) -> str:
@@ -95,8 +112,17 @@ def render_with(reporter: Reporter, outcome: Outcome) -> str:
     Raises:
         PluginError: the reporter raises, or returns something other than text.
     """
+    return render_records_with(reporter, [row.record() for row in make_rows(outcome)])
+
+
+def render_records_with(reporter: Reporter, records: Sequence[Mapping[str, Any]]) -> str:
+    """Raw numbers by the CSV's column names, one record a row, as a plugin's format has them.
+
+    Raises:
+        PluginError: the reporter raises, or returns something other than text.
+    """
     try:
-        text = reporter.render([row.record() for row in make_rows(outcome)])
+        text = reporter.render(records)
     except Exception as error:
         raise PluginError(f"reporter '{reporter.name}' raised {one_line(error)}") from error
     if not isinstance(text, str):
@@ -177,10 +203,31 @@ def _row_text(row: Row, metrics: Sequence[str], divisor: float) -> list[str]:
         NOT_AVAILABLE if row.saving is None else f"{100 * row.saving:.1f}",
         figures(None if row.peak_delta_bytes is None else row.peak_delta_bytes / divisor),
         row.peak_phase or NOT_AVAILABLE,
-        NOT_AVAILABLE if row.time_ratio is None else f"{row.time_ratio:.2f}",
+        _fixed(row.time_ratio, 2),
         *(_sample(metric, row.metrics.get(metric)) for metric in metrics),
         _cosine(row.gradient_cosine),
     ]
+
+
+def _times_text(row: Row) -> list[str]:
+    ratios = (row.time_ratio, row.forward_ratio, row.backward_ratio)
+    share = None if row.update_share is None else 100 * row.update_share
+    milliseconds = [None if s is None else 1000 * s for s in (row.step_seconds, row.uncompressed_step_seconds)]
+    rates = (row.gflop_per_second, row.uncompressed_gflop_per_second)
+    return [
+        row.arm,
+        str(row.depth),
+        *(_fixed(ratio, 2) for ratio in ratios),
+        _fixed(share, 1),
+        *map(figures, milliseconds),
+        _fixed(row.flop_ratio, 2),
+        *map(figures, rates),
+        *(NOT_AVAILABLE if n is None else f"{n:,}" for n in (row.page_faults, row.uncompressed_page_faults)),
+    ]
+
+
+def _fixed(value: float | None, decimals: int) -> str:
+    return NOT_AVAILABLE if value is None else f"{value:.{decimals}f}"
 
 
 def _metric_header(metric: str) -> str:
@@ -244,30 +291,3 @@ def _verdict_legend(outcome: Outcome, verdicts: Sequence[Verdict]) -> list[str]:
         f"{' and '.join(margins)} (one-sided paired t test at 5 %, Holm over all arms and depths that are tested).",
         *(f"{sentence}." for decision, sentence in _DECISIONS.items() if decision in occurring),
     ]
-
-
-def _remarks(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
-    """What a reader might be misled by if it went unsaid."""
-    remarks = []
-    for row in shown:
-        sizes = [result.memory.saved_bytes for result in ok_results(row.cells) if result.memory]
-        if row.saved_bytes and max(sizes) - min(sizes) > _LARGEST_QUIET_SPREAD * row.saved_bytes:
-            spread = f"from {min(sizes):,} to {max(sizes):,} bytes"
-            remarks.append(f"{row.arm} at depth {row.depth}: saved bytes differ over seeds, {spread}.")
-        worst = max((r.memory.training_peak_saved_bytes for r in ok_results(row.cells) if r.memory), default=0)
-        if row.saved_bytes and worst > _LARGEST_QUIET_EXCESS * row.saved_bytes:
-            remarks.append(
-                f"{row.arm} at depth {row.depth}: one step of the training held {worst:,} bytes, the saved figure is "
-                f"{row.saved_bytes:,}: who runs out of memory runs out of it there."
-            )
-    planned = [cell for row in shown for cell in row.cells]
-    missing = sum(cell.result is None for cell in planned)
-    if missing:
-        remarks.append(f"{missing} of the {len(planned)} cells that these rows stand for have no record: see seeds.")
-    depths: dict[int, list[str]] = {}
-    for row in rows:
-        if row not in shown:
-            depths.setdefault(row.depth, []).append(row.arm)
-    for depth, arms in sorted(depths.items()):
-        remarks.append(f"not run yet, at depth {depth}: {', '.join(arms)}.")
-    return remarks

@@ -34,6 +34,13 @@ def compbench(tmp_path, monkeypatch, capsys):
     return invoke
 
 
+def test_times_are_a_table_of_their_own(compbench):
+    status, output, _ = compbench("results/made_up", "--times")
+    assert status == 0
+    assert " forward |" in output
+    assert "gradient cosine" not in output
+
+
 @pytest.mark.parametrize(
     ("layout", "start"),
     [("github", "| arm"), ("latex_booktabs", r"\begin{tabular}"), ("html", "<table>"), ("csv", "arm,depth,status,")],
@@ -90,3 +97,58 @@ def test_a_record_that_cannot_be_used_is_told_apart_from_the_table(compbench, tm
     assert status == 0
     assert err.startswith("warning: ")
     assert "have no record" in out
+
+
+def with_curves(folder):
+    """A suite's results in which one arm has a curve."""
+    points = [{"step": float(step), "fidelity": 1 / step, "rank": 16.0} for step in (1, 2)]
+    write(folder, outcome([result("none"), result("laser", statistics_curve=points)], name="curved"))
+
+
+def test_a_curve_is_printed_as_csv_in_long_form(compbench, tmp_path):
+    with_curves(tmp_path / "results")
+    asked = ("results/curved", "--curve", "fidelity", "--format", "csv")
+    assert compbench(*asked) == (
+        0,
+        "arm,depth,seed,step,statistic,value\nlaser,4,0,1,fidelity,1.0\nlaser,4,0,2,fidelity,0.5\n",
+        "",
+    )
+    assert compbench(*asked, "--output", "figure.csv") == (0, "", "")
+    assert (tmp_path / "figure.csv").read_text() == compbench(*asked)[1]
+    assert "laser,4,0,2,rank,16.0" in compbench(*asked, "--curve", "rank")[1]
+
+
+@pytest.mark.parametrize(
+    ("layout", "start"), [("github", "| arm"), ("latex_booktabs", r"\begin{tabular}"), ("html", "<table>")]
+)
+def test_a_curve_is_printed_in_every_format(compbench, tmp_path, layout, start):
+    with_curves(tmp_path / "results")
+    status, out, err = compbench("results/curved", "--curve", "fidelity", "--format", layout)
+    assert (status, err) == (0, "")
+    assert out.startswith(start)
+    assert "0.5000" in out
+
+
+def test_a_curve_goes_to_a_plugins_reporter(compbench, tmp_path):
+    with_curves(tmp_path / "results")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "lines.py").write_text(PLUGIN)
+    asked = ("results/curved", "--curve", "fidelity", "--format", "lines", "--plugins-dir", "own")
+    assert compbench(*asked)[:2] == (0, "laser\nlaser\n")
+
+
+def test_a_curve_that_is_not_there_is_one_message(compbench, tmp_path):
+    with_curves(tmp_path / "results")
+    assert compbench("results/curved", "--curve", "fidelty") == (
+        2,
+        "",
+        "error: unknown curve 'fidelty'; did you mean 'fidelity'? (allowed: fidelity, rank)\n",
+    )
+    status, _, err = compbench("results/made_up", "--curve", "fidelity")
+    assert (status, err) == (2, "error: unknown curve 'fidelity' (allowed: none)\n")
+
+
+def test_a_curve_beside_times_is_refused(compbench):
+    status, out, err = compbench("results/made_up", "--curve", "fidelity", "--times")
+    assert (status, out) == (2, "")
+    assert err == "error: --curve beside --times (allowed: one of them, since each is a table of its own)\n"

@@ -35,7 +35,7 @@ def test_the_basis_is_the_leading_subspace_of_the_calibration_step_for_ever(warm
     assert all(isinstance(codec.encode(X), Dense) for X in calls)
     assert codec.statistics()["calibrated"] == 0
     codec.end_step()
-    assert codec.statistics() == {"rank": 4, "calibrated": 1}
+    assert codec.statistics() == {"rank": 4, "rank_clamped": 0, "calibrated": 1}
     basis = np.linalg.svd(torch.cat(calls).numpy())[2][:4].T
     for step in range(5):
         X = activations(200 + step).flip(1)  # whose own leading directions are others

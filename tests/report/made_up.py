@@ -1,6 +1,6 @@
 """Made-up results: cells that nobody ran, with figures that a test can work out by hand."""
 
-from compbench.measure.results import Fidelity, Memory, Time
+from compbench.measure.results import Arithmetic, Fidelity, Flops, Memory, Phase, Time
 from compbench.report.outcome import Outcome
 from compbench.run.machine import Machine
 from compbench.run.result import CellResult
@@ -76,6 +76,31 @@ def time(ratio) -> Time:
         uncompressed_step_seconds=0.1,
         threads=1,
         allocator="glibc.malloc.trim_threshold=1",
+    )
+
+
+def phased(seconds=(0.2, 0.3, 0.01), plain=(0.1, 0.2), faults=(20, 300)) -> Time:
+    """A time with phases, of one pair."""
+    phases = {
+        "forward": Phase(seconds=seconds[0], uncompressed_seconds=plain[0], ratio=seconds[0] / plain[0]),
+        "backward": Phase(seconds=seconds[1], uncompressed_seconds=plain[1], ratio=seconds[1] / plain[1]),
+        "update": Phase(seconds=seconds[2], uncompressed_seconds=0.0),
+    }
+    update = {
+        "step_seconds": sum(seconds),
+        "uncompressed_step_seconds": sum(plain),
+        "phases": phases,
+        "page_faults": faults[0],
+        "uncompressed_page_faults": faults[1],
+    }
+    return time(sum(seconds) / sum(plain)).model_copy(update=update)
+
+
+def arithmetic(flops=(3_000_000_000, 6_000_000_000, 200_000_000), plain=(2_000_000_000, 4_000_000_000)) -> Arithmetic:
+    """Operations of a step and of a plain one, by phase."""
+    return Arithmetic(
+        flops=Flops(forward=flops[0], backward=flops[1], update=flops[2]),
+        uncompressed_flops=Flops(forward=plain[0], backward=plain[1], update=0),
     )
 
 

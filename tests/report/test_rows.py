@@ -7,12 +7,19 @@ import math
 import pytest
 
 from compbench.report.rows import COLUMNS, as_csv, make_rows
-from tests.report.made_up import cell, outcome, result
+from tests.report.made_up import arithmetic, cell, outcome, phased, result
 
 NAMES = (
     "arm,depth,status,seeds,saved_bytes,uncompressed_bytes,saving,peak_delta_bytes,peak_phase,time_ratio,"
-    "token_accuracy_mean,token_accuracy_sd,solved_mean,solved_sd,gradient_cosine"
+    "token_accuracy_mean,token_accuracy_sd,solved_mean,solved_sd,gradient_cosine,"
+    "forward_ratio,backward_ratio,update_share,step_seconds,uncompressed_step_seconds,"
+    "flops,uncompressed_flops,flop_ratio,gflop_per_second,uncompressed_gflop_per_second,"
+    "page_faults,uncompressed_page_faults"
 )
+OLD = ("step_seconds", "uncompressed_step_seconds")
+"""Figures of times that records have had from the start."""
+NEWER = [name for name in NAMES.partition("gradient_cosine,")[2].split(",") if name not in OLD]
+"""Those that records of the first version don't have."""
 
 
 def parsed(made):
@@ -67,7 +74,48 @@ def test_figures_over_seeds():
         "solved_mean": 0.25,
         "solved_sd": 0.0,
         "gradient_cosine": pytest.approx(0.7),
+        "step_seconds": 0.1,
+        "uncompressed_step_seconds": 0.1,
+        **dict.fromkeys(NEWER),
     }
+
+
+def test_figures_of_time_and_arithmetic_are_medians_over_seeds():
+    times = [
+        phased(seconds=(0.2, 0.3, 0.03), faults=(10, 100)),
+        phased(seconds=(0.1, 0.6, 0.06), faults=(30, 300)),
+        phased(seconds=(0.4, 0.2, 0.00), faults=(20, 200)),
+    ]
+    made = outcome([result(seed=seed, time=time, arithmetic=arithmetic()) for seed, time in enumerate(times)])
+    (row,) = make_rows(made)
+    assert {name: row.record()[name] for name in (*NEWER, *OLD)} == {
+        "forward_ratio": pytest.approx(2.0),
+        "backward_ratio": pytest.approx(1.5),
+        "update_share": pytest.approx(0.1),
+        "step_seconds": pytest.approx(0.6),
+        "uncompressed_step_seconds": pytest.approx(0.3),
+        "flops": 9_200_000_000,
+        "uncompressed_flops": 6_000_000_000,
+        "flop_ratio": pytest.approx(9.2 / 6),
+        "gflop_per_second": pytest.approx(9.2 / 0.6),
+        "uncompressed_gflop_per_second": pytest.approx(20),
+        "page_faults": 20,
+        "uncompressed_page_faults": 200,
+    }
+
+
+def test_older_records_beside_newer_ones_leave_figures_to_these():
+    made = outcome([result(seed=0), result(seed=1, time=phased(), arithmetic=arithmetic())])
+    (row,) = make_rows(made)
+    assert (row.forward_ratio, row.page_faults, row.uncompressed_flops) == (2.0, 20, 6_000_000_000)
+    (text,) = parsed(outcome([result(seed=0)]))
+    assert {text[name] for name in NEWER} == {""}
+    assert {text[name] for name in OLD} == {"0.1"}
+
+
+def test_a_model_without_counted_operations_has_no_ratio_of_them():
+    (row,) = make_rows(outcome([result(time=phased(), arithmetic=arithmetic((0, 0, 0), (0, 0)))]))
+    assert (row.flops, row.flop_ratio, row.gflop_per_second) == (0, None, 0.0)
 
 
 def test_bytes_over_an_even_number_of_seeds_are_a_measured_whole_number():

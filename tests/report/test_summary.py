@@ -11,8 +11,9 @@ from compbench.report.outcome import read_outcome
 from compbench.report.rows import as_csv, make_rows
 from compbench.report.summary import readme, without_folders, write_results
 from compbench.report.tables import TERMINAL, as_text, results_table
+from compbench.run.environment import Environment
 from compbench.suite.cell import PluginReference, Training
-from tests.report.made_up import MACHINE, cell, outcome, result, scores, write
+from tests.report.made_up import MACHINE, arithmetic, cell, outcome, phased, result, scores, write
 
 GOOD = [0.80, 0.82, 0.84, 0.81, 0.83]
 
@@ -69,6 +70,16 @@ def test_the_page_says_what_a_reader_needs_to_believe_it():
         "saved: what is held for the backward pass",
     ):
         assert needed in page, needed
+
+
+def test_the_page_has_times_and_placement_where_records_know_them():
+    assert "Where the time goes" not in readme(made_up())
+    assert "cores of the cells" not in readme(made_up())
+    placed = Environment(allocator="reuse", c_library="glibc 2.36", threads=1, placement="refused", cores=[0, 1])
+    page = readme(outcome([result(time=phased(), arithmetic=arithmetic(), environment=placed)]))
+    assert "## Where the time goes\n\n| arm" in page
+    assert "| laser |       4 |         1.70 |" in page
+    assert "- cores of the cells: all that there are, since the system refused to share them out" in page
 
 
 def test_the_page_names_no_folder_of_the_machine():

@@ -11,7 +11,7 @@ from compbench.errors import PluginError
 from compbench.records import Reporter
 from compbench.report.rows import COLUMNS
 from compbench.report.tables import figures, render, render_with, results_table
-from tests.report.made_up import cell, outcome, result, scores
+from tests.report.made_up import arithmetic, cell, memory, outcome, phased, result, scores
 
 AWKWARD = "laser_int8 note=a|b<c>&{d}%"
 GOOD = [0.80, 0.82, 0.84]
@@ -116,6 +116,39 @@ def test_every_format_shows_every_row_under_the_same_headers():
     assert page.items == list(table.sentences)
 
 
+def test_the_table_of_times_says_where_they_go():
+    text = render(outcome([result(time=phased(), arithmetic=arithmetic())]), "github", times=True)
+    header, _, row = github_cells(text)
+    assert dict(zip(header, row, strict=True)) == {
+        "arm": "laser",
+        "depth": "4",
+        "time ratio": "1.70",
+        "forward": "2.00",
+        "backward": "1.50",
+        "update %": "3.3",
+        "step ms": "510",
+        "plain step ms": "300",
+        "FLOP ratio": "1.53",
+        "GFLOP/s": "18.0",
+        "plain GFLOP/s": "20.0",
+        "page faults": "20",
+        "plain page faults": "300",
+    }
+    assert "the strategy's own end of step" in text
+
+
+def test_the_table_of_times_has_dashes_where_older_records_know_nothing():
+    older = outcome([result(ratio=1.25), result("int8", status="oom", reason="no memory")])
+    _, _, row, failed = github_cells(render(older, "github", times=True))
+    assert row == ["laser", "4", "1.25", "-", "-", "-", "100", "100", "-", "-", "-", "-", "-"]
+    assert set(failed[2:]) == {"-"}
+
+
+def test_csv_has_the_figures_of_both_tables():
+    made = outcome([result(time=phased(), arithmetic=arithmetic())])
+    assert render(made, "csv", times=True) == render(made, "csv")
+
+
 def test_markdown_keeps_a_label_with_a_bar_in_its_cell():
     (label,) = [row[0] for row in github_cells(render(awkward(), "github")) if row[0].startswith("laser")]
     assert label == r"laser_int8 note=a\|b\<c>&{d}%"
@@ -195,6 +228,50 @@ def test_bytes_that_differ_over_seeds_are_remarked_on():
     assert "laser at depth 4: saved bytes differ over seeds, from 100,000 to 101,100 bytes." in render(
         differing, "github"
     )
+
+
+def with_sites(*sites, **fields):
+    """A record whose sites are ``(width, reason)``."""
+    listed = [{"name": f"block/mlp_{width}", "width": width, "reason": reason} for width, reason in sites]
+    return result(memory=memory().model_copy(update={"sites": listed}), **fields)
+
+
+def test_sites_left_raw_since_nothing_would_be_saved_are_remarked_on():
+    raw = "would keep 835584 of 802816 bytes"
+    sites = [(64, raw), (16, raw), (64, raw), (384, ""), (192, ""), (1, "has no rows"), (49, "outside the model")]
+    remark = "laser at depth 4: 3 of its 5 sites are left raw, since it would keep no less there: those of width 16, 64"
+    assert f"- {remark}." in render(outcome([with_sites(*sites)]), "github")
+    assert f"- {remark} (its rank is 128)." in render(
+        outcome([with_sites(*sites, statistics={"rank": 128.0})]), "github"
+    )
+    assert f"- {remark}." in render(outcome([with_sites(*sites, statistics={"rank": 63.0})]), "github")
+    assert "left raw" not in render(outcome([with_sites(*sites[3:])]), "github")
+
+
+@pytest.mark.parametrize(
+    ("statistics", "remark"),
+    [
+        (
+            {"rank_clamped": 1.0},
+            "the rank that was asked for is above the width of one site, and is the width there.",
+        ),
+        (
+            {"fidelity": 0.9, "laser_rank_clamped": 3.0},
+            "the rank that was asked for is above the width of 3 sites, and is the width there.",
+        ),
+        (
+            {"steps": 4000.0, "low_fidelity_steps": 1200.0, "exhausted_steps": 600.0},
+            "fidelity was below its threshold in 2,400 steps of single sites, over all seeds, and in 1,200 of them "
+            "the rank was the largest that is allowed: it could not grow.",
+        ),
+        ({"capped_calls": 7.0}, "up to 7 calls of the last step needed a larger rank than is allowed."),
+        ({"rank_clamped": 0.0, "low_fidelity_steps": 9.0, "exhausted_steps": 0.0, "capped_calls": 0.0}, ""),
+    ],
+)
+def test_limits_that_a_strategys_own_counts_tell_of_are_remarked_on(statistics, remark):
+    text = render(outcome([result(seed=seed, statistics=statistics) for seed in (0, 1)]), "github")
+    found = [line for line in text.splitlines() if line.startswith("- laser at depth 4: ")]
+    assert found == ([f"- laser at depth 4: {remark}"] if remark else [])
 
 
 def test_sentences_about_awkward_labels_are_escaped_in_html():
