@@ -49,6 +49,11 @@ class BySite(Compressor):
         """Whether every strategy is."""
         return all(strategy.exact for _, strategy in self.choices)
 
+    @property
+    def lossless(self) -> bool:  # type: ignore[override]
+        """Whether all of them lose nothing but for rounding."""
+        return all(strategy.exact or strategy.lossless for _, strategy in self.choices)
+
     @model_validator(mode="after")
     def _readable(self) -> Self:
         if not self.choices:
@@ -78,9 +83,9 @@ class BySite(Compressor):
             strategy.coordinate([use for use, owner in zip(sites, owners, strict=True) if owner == number])
 
     def recomputation(self) -> Recomputation | None:
-        """That of the one strategy that recomputes, if one does."""
+        """That of the one strategy that recomputes, if one does; one that gives way only if it is alone."""
         found = [policy for _, strategy in self.choices if (policy := strategy.recomputation()) is not None]
-        return found[0] if found else None
+        return min(found, key=lambda policy: policy.gives_way, default=None)
 
     def changes_the_graph(self) -> bool:
         """Whether one of the strategies does."""

@@ -40,11 +40,17 @@ class Chain(Compressor):
         """Whether every member is."""
         return all(member.exact for member in self.members)
 
+    @property
+    def lossless(self) -> bool:  # type: ignore[override]
+        """Whether all of them lose nothing but for rounding."""
+        return all(member.exact or member.lossless for member in self.members)
+
     @model_validator(mode="after")
     def _members_fit(self) -> Self:
         if not self.members:
             raise SettingsError("a chain of strategies needs at least one; 'none' keeps everything")
-        recomputing = [member.name for member in self.members if member.recomputation() is not None]
+        policies = [(member.name, member.recomputation()) for member in self.members]
+        recomputing = [name for name, policy in policies if policy is not None and not policy.gives_way]
         if len(recomputing) > 1:
             raise SettingsError(
                 f"a chain recomputes in one way, and both {' and '.join(recomputing)} are in it; leave one out"
@@ -92,9 +98,9 @@ class Chain(Compressor):
         return "\n".join(filter(None, (member.unmatched_message(sites) for member in self.members)))
 
     def recomputation(self) -> Recomputation | None:
-        """That of the one member that recomputes, if one does."""
+        """That of the one member that recomputes, if one does; one that gives way only if it is alone."""
         found = [policy for member in self.members if (policy := member.recomputation()) is not None]
-        return found[0] if found else None
+        return min(found, key=lambda policy: policy.gives_way, default=None)
 
     def changes_the_graph(self) -> bool:
         """Whether a member does."""
@@ -213,6 +219,10 @@ class ChainCodec(Codec):
             for codec in link.current:
                 yield from codec.generators()
 
+    def inner(self) -> Iterable[Codec]:
+        """Those of every member."""
+        return [codec for link in self.links for codec in link.current]
+
     def end_step(self) -> None:
         """Ends the step of every codec."""
         for link in self.links:
@@ -238,6 +248,11 @@ class ChainCodec(Codec):
                 return None
             total += kept - (calls * rows * width * itemsize if position else 0)
         return total
+
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int | None:
+        """That of the first codec."""
+        _, first = next(self._codecs())
+        return first.weight_gradient_operations(rows, outputs)
 
     def coefficient_width(self) -> int | None:
         """That of the last codec."""
@@ -302,6 +317,14 @@ class ChainPayload(Payload):
     def weight_gradient(self, grad_output: Tensor) -> Tensor:
         """``dY^T X``, ``(M, D)``, in the way of the first member."""
         return self._first().weight_gradient(grad_output)
+
+    def rank(self) -> int | None:
+        """That of the first member."""
+        return self.outer[0].rank()
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Those of the first member, with its coefficients rebuilt."""
+        return self._first().factors() if self.outer[0].rank() is not None else None
 
     def tensors(self) -> tuple[Tensor, ...]:
         """What all members keep."""

@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from compbench.readings import answers_of
 from compbench.state import attributes_state, load_attributes
 
 
@@ -56,6 +57,8 @@ class SiteUse:
         itemsize: bytes of an element.
         propagating: whether an operator that saved them passes an error on to the gradients of activations; else it
             touches a weight's gradient alone.
+        recomputed_bytes: bytes of all storages of the step, at whatever site, that autograd would have kept and that
+            are computed again in the backward pass.
     """
 
     site: Site
@@ -64,6 +67,7 @@ class SiteUse:
     rows: int
     itemsize: int
     propagating: bool
+    recomputed_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,14 @@ class Recomputation:
         modules: globs over module paths, for ``any``; empty: the blocks that the model is made of.
         segment: calls of these modules that are recomputed together, for ``any``: their first input is kept.
         keep: patterns of sites that are kept though they could be recomputed.
+        gives_way: whether what another strategy of a chain recomputes takes the place of this; else two are refused.
     """
 
     operators: Literal["cheap", "expanding", "any"]
     modules: tuple[str, ...] = ()
     segment: int = 1
     keep: tuple[str | int, ...] = ()
+    gives_way: bool = False
 
 
 class Payload(ABC):
@@ -116,6 +122,21 @@ class Payload(ABC):
         """
         return grad_output.T @ self.decode()
 
+    def rank(self) -> int | None:
+        """Columns ``k`` of :meth:`factors`, told without rebuilding anything; None if there are none."""
+        return None
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """The rows as a product ``Z Q^T``, or None where they are not kept as one.
+
+        Linear layers compute with it at rank ``k``: their weight gradients, and an output that was not kept.
+
+        Returns:
+            ``Z``, ``(N, k)``, in the dtype of the rows, and ``Q``, ``(D, k)``. Payloads that share ``Q`` return the
+            same tensor, not a copy: by that their calls are summed up before they are expanded.
+        """
+        return None
+
     def coefficients(self) -> Tensor | None:
         """The rows ``(N, k)``, in the dtype of those encoded, that a further strategy may compress, or None."""
         return None
@@ -149,7 +170,7 @@ class Codec(ABC):
 
     ``encode`` runs inside the forward pass, without gradient and with autocast off. It must not synchronise with the
     host (``.item()``, ``.cpu()``, branching on values) and must draw random numbers from its own generator alone.
-    What depends on values is decided once a step, in ``end_step``.
+    What depends on values is decided once a step, in ``end_step``, by what :meth:`read` gives.
     """
 
     watches_gradients: ClassVar[bool] = False
@@ -182,6 +203,26 @@ class Codec(ABC):
                 encoded; only to be read. Operators whose output has other rows than their input are left out.
         """
 
+    def readings(self) -> Iterable[Tensor]:
+        """The tensors whose values ``end_step`` has to know on the host: small ones, such as sums and flags.
+
+        Asked for once when a step ends, and changes nothing. The values of all sites travel together, so that a GPU is
+        waited for once a step, not once a site; ``end_step`` finds them by :meth:`read`.
+        """
+        return ()
+
+    def read(self) -> list[float]:
+        """The values of :meth:`readings`, one after the other, in its order; for use in ``end_step``, once.
+
+        To be called before anything changes that ``readings`` looks at: where nobody has read them beforehand, as in a
+        test that calls ``end_step`` by itself, they are read now.
+        """
+        return answers_of(self)
+
+    def inner(self) -> Iterable[Codec]:
+        """The codecs that this one holds, if ``end_step`` ends their step too: their readings go with all others."""
+        return ()
+
     def end_step(self) -> None:
         """Called once after each optimiser step's backward passes: the place to move a basis."""
 
@@ -203,6 +244,20 @@ class Codec(ABC):
 
         The engine leaves a site raw where this is not less than ``calls * rows * D * itemsize``.
         None: not known beforehand, encode in any case.
+        """
+        return None
+
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int | None:
+        """Multiplications of one call at a linear layer: all of ``encode``, and the payload's ``weight_gradient``.
+
+        Where the layer's rows could be computed again instead, the engine compares this with ``rows * D * outputs``.
+
+        Args:
+            rows: ``N``.
+            outputs: columns ``M`` of the layer's output.
+
+        Returns:
+            None where ``weight_gradient`` rebuilds the rows.
         """
         return None
 
@@ -259,7 +314,13 @@ class Compressor(BaseModel, ABC):
     """The name that suites and :func:`compbench.compress` use."""
 
     exact: ClassVar[bool] = False
-    """Whether what is rebuilt equals what was encoded bit for bit. Attention needs no recomputation then."""
+    """Whether what is rebuilt equals what was encoded bit for bit. Torch's own operators run then, and no others."""
+
+    lossless: ClassVar[bool] = False
+    """Whether gradients differ by rounding at most; those of exact strategies do not even that.
+
+    Attention needs no recomputation where nothing is lost.
+    """
 
     @abstractmethod
     def codec(self, site: Site, generator: torch.Generator) -> Codec | None:

@@ -37,7 +37,7 @@ from compbench import Codec, Compressor, Payload, Site, hookimpl
 
 from ._decomposition import Fidelity, rank_figures
 from ._streams import CallStream
-from ._subspace import LowRank, basis_bytes, cross_product, orthonormal, project
+from ._subspace import LowRank, basis_bytes, cross_product, low_rank_operations, orthonormal, project
 
 
 class Asi(Compressor):
@@ -83,9 +83,12 @@ class AsiCodec(Codec):
         M = cross_product(X, V)  # A V: (D, k)
         return torch.where(M.isfinite().all() & M.any(), orthonormal(M), self.Q)
 
+    def readings(self) -> Iterable[Tensor]:
+        return self._fidelity.tensors()
+
     def end_step(self) -> None:
         self._stream.end_step()
-        self._fidelity.end_step()
+        self._fidelity.end_step(iter(self.read()))
         self._Q_before_step = self.Q
 
     def discard_step(self) -> None:
@@ -95,6 +98,9 @@ class AsiCodec(Codec):
 
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int:
         return calls * (rows * self.k * itemsize + basis_bytes(self.D, self.k, itemsize))
+
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int:
+        return low_rank_operations(rows, self.D, self.k, outputs, products=3)
 
     def coefficient_width(self) -> int:
         return self.k

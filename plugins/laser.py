@@ -2,6 +2,8 @@
 
 Keeps the coefficients ``Z = X Q`` of every call and one basis ``Q`` for all calls of a step: O(n N k + D k).
 
+Error: biased; the basis lags one step behind the activations, and widens where it keeps too little of them.
+
 Source: Algorithm 1 of "Low-Rank Activation SVD for Efficient Recursion" (LASER, arXiv 2604.17224). The numbers of its
 lines stand in the code. It departs from the printed algorithm where that can't run, or would not do what the text
 says:
@@ -38,7 +40,7 @@ A step whose rows are not finite, or all zero, leaves the basis alone.
 The statistics of a site: ``rank``; ``fidelity`` and ``relative_error`` of the last step, ``lowest_fidelity`` of all;
 ``steps``, ``expansions``, ``resets`` and ``nonfinite_steps``; ``low_fidelity_steps``, in which fidelity was below the
 threshold, and ``exhausted_steps``, those of them in which the rank was the largest already, so that no growth could
-mend it; ``clamped_ranks``, 1 where the site is narrower than the rank that was asked for.
+mend it; ``rank_clamped``, 1 where the site is narrower than the rank that was asked for.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ from ._subspace import (
     basis_bytes,
     basis_dtype,
     cross_product,
+    largest_entry,
     leading_eigenvectors,
+    low_rank_operations,
     orthonormal,
     project,
     squared_norm,
@@ -265,6 +269,12 @@ class Updated(LowRank):
         k = min(Z.shape[1], len(Q_T))
         return Z[:, :k], Q_T[:k]
 
+    def rank(self) -> None:
+        return None  # the basis may move before the rows are asked for
+
+    def factors(self) -> None:
+        return None
+
     def with_coefficients(self, coefficients: Tensor | None) -> Payload:
         return Updated(coefficients, self._Q, self._codec)
 
@@ -316,13 +326,21 @@ class LaserCodec(Codec):
             Q = turned(cross_product(X, project(X, Q) if iteration else Z), Q)
         return Q
 
+    def readings(self) -> Iterable[Tensor]:
+        """``|X|^2``, ``|Z|^2`` and the largest entry of what the basis would be made from."""
+        step = self.gathered
+        if step is None:
+            return ()
+        source = next(tensor for tensor in (step.C, step.M, step.energy) if tensor is not None)
+        return step.energy, step.kept, largest_entry(source)
+
     def end_step(self) -> None:
         self._stream.end_step()
-        step, self.gathered = self.gathered, None
-        if step is None:
+        if self.gathered is None:
             return
+        energy, kept, largest = self.read()
+        step, self.gathered = self.gathered, None
         self._counts["steps"] += 1
-        energy, kept, largest = self._read(step)
         if not (math.isfinite(energy) and math.isfinite(largest)):
             self._counts["nonfinite_steps"] += 1
         elif energy > 0:
@@ -482,13 +500,6 @@ class LaserCodec(Codec):
         fresh = X[(taken - m).clamp(min=0)]
         step.R = torch.where((taken < m).unsqueeze(1), step.R[taken.clamp(max=m - 1)], fresh)
 
-    def _read(self, step: Gathered) -> tuple[float, float, float]:
-        """``|X|^2``, ``|Z|^2`` and the largest entry of what the basis would be made from: the step's one host sync."""
-        source = next(tensor for tensor in (step.C, step.M, step.energy) if tensor is not None)
-        largest = torch.linalg.vector_norm(source, ord=math.inf)
-        energy, kept, entry = torch.stack([step.energy, step.kept, largest.to(step.energy.dtype)]).tolist()
-        return energy, kept, entry
-
     def skips_update(self) -> bool:
         return self.reset_due and self.settings.reset_batch == "skipped"
 
@@ -501,6 +512,9 @@ class LaserCodec(Codec):
         bases = calls if self.settings.basis == "per_call" else 1
         return calls * rows * self.k * itemsize + bases * basis_bytes(self.D, self.k, itemsize)
 
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int:
+        return low_rank_operations(rows, self.D, self.k, outputs, products=1 + self.settings.iterations)
+
     def coefficient_width(self) -> int:
         return self.k
 
@@ -510,7 +524,7 @@ class LaserCodec(Codec):
 
     def statistics(self) -> dict[str, float]:
         figures: dict[str, float] = {"rank": float(self.k), **self._counts}
-        figures["clamped_ranks"] = int(self.settings.rank > self.D)
+        figures["rank_clamped"] = int(self.settings.rank > self.D)
         if self._F is not None:
             figures |= {"fidelity": self._F, "relative_error": math.sqrt(1 - self._F**2)}
             figures["lowest_fidelity"] = self._lowest_F

@@ -42,9 +42,19 @@ from torch import Tensor
 
 from compbench import Codec, Compressor, Payload, Site, hookimpl
 
-from ._decomposition import Fidelity, encode_alone, first_basis, rank_figures
+from ._decomposition import Fidelity, encode_alone, has_directions, rank_figures
 from ._streams import CallStream
-from ._subspace import LowRank, add_gram, basis_bytes, basis_dtype, cross_product, project
+from ._subspace import (
+    LowRank,
+    add_gram,
+    basis_bytes,
+    basis_dtype,
+    cross_product,
+    largest_entry,
+    leading_eigenvectors,
+    low_rank_operations,
+    project,
+)
 
 _RIDGE = 1e-6
 """Added to the diagonal of ``C_yy``, as a share of its mean: where there are fewer directions than columns."""
@@ -96,34 +106,47 @@ class PastCodec(Codec):
         self._fidelity.add(X, Y)
         return LowRank(Y, self.Q)
 
+    def readings(self) -> Iterable[Tensor]:
+        readings = self._fidelity.tensors()
+        if self._C is not None:
+            readings += [largest_entry(self._C)]
+        if self._Y_Y is not None and self._X_Y is not None:
+            C_yy, C_xy = self._correlations(self._Y_Y, self._X_Y)
+            readings += [largest_entry(C_xy), C_yy.trace()]
+        return readings
+
     def end_step(self) -> None:
+        numbers = iter(self.read())
         self._stream.end_step()
-        sound = self._fidelity.end_step()
+        sound = self._fidelity.end_step(numbers)
         C, self._C = self._C, None
         Y_Y, self._Y_Y = self._Y_Y, None
         X_Y, self._X_Y = self._X_Y, None
         if C is not None:
-            self._begin(C)
-        elif Y_Y is not None and X_Y is not None and sound:
-            self._iterate(Y_Y, X_Y)
+            if has_directions(next(numbers)):
+                self._begin(C)
+        elif Y_Y is not None and X_Y is not None:
+            largest, trace = numbers
+            if sound and math.isfinite(largest) and trace > 0:  # the products of fp16 rows may overflow
+                self._iterate(*self._correlations(Y_Y, X_Y))
 
     def _begin(self, C: Tensor) -> None:
         """The first basis and its correlations, from ``C = X^T X (D, D)``."""
-        Q = first_basis(C, self.k)
-        if Q is not None:
-            self.Q = Q
-            self.C_xy = C @ Q  # X^T Y
-            self.C_yy = Q.T @ self.C_xy  # Y^T Y
+        self.Q = leading_eigenvectors(C, self.k)
+        self.C_xy = C @ self.Q  # X^T Y
+        self.C_yy = self.Q.T @ self.C_xy  # Y^T Y
 
-    def _iterate(self, Y_Y: Tensor, X_Y: Tensor) -> None:
-        """The block recursion, from ``Y^T Y (k, k)`` and ``X^T Y (D, k)`` of a step."""
+    def _correlations(self, Y_Y: Tensor, X_Y: Tensor) -> tuple[Tensor, Tensor]:
+        """The block recursion: ``C_yy (k, k)`` and ``C_xy (D, k)``, from ``Y^T Y`` and ``X^T Y`` of a step."""
         beta = self.settings.beta
         C_yy = Y_Y if self.C_yy is None else beta * self.C_yy + Y_Y
         C_xy = X_Y if self.C_xy is None else beta * self.C_xy + X_Y
-        largest, trace = torch.stack([C_xy.abs().max(), C_yy.trace()]).tolist()
-        if math.isfinite(largest) and trace > 0:  # the products of fp16 rows may overflow
-            self.C_yy, self.C_xy = C_yy, C_xy
-            self.Q = nearest_orthonormal(divided(C_xy, C_yy)).to(C_xy.dtype)
+        return C_yy, C_xy
+
+    def _iterate(self, C_yy: Tensor, C_xy: Tensor) -> None:
+        """The basis from its correlations."""
+        self.C_yy, self.C_xy = C_yy, C_xy
+        self.Q = nearest_orthonormal(divided(C_xy, C_yy)).to(C_xy.dtype)
 
     def discard_step(self) -> None:
         self._stream.discard_step()
@@ -132,6 +155,9 @@ class PastCodec(Codec):
 
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int:
         return calls * rows * self.k * itemsize + basis_bytes(self.D, self.k, itemsize)
+
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int:
+        return low_rank_operations(rows, self.D, self.k, outputs, products=2)
 
     def coefficient_width(self) -> int:
         return self.k
@@ -150,7 +176,8 @@ def divided(C_xy: Tensor, C_yy: Tensor) -> Tensor:
     ridge = _RIDGE * wide.diagonal().mean()
     # W C_yy = C_xy is C_yy W^T = C_xy^T, as C_yy is symmetric.
     regular = (wide + wide.T) / 2 + ridge * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-    W_T: Tensor = torch.linalg.solve(regular, C_xy.double().T)
+    # Regular by its ridge. linalg.solve would ask the device whether it is.
+    W_T: Tensor = torch.linalg.solve_ex(regular, C_xy.double().T).result
     return W_T.T
 
 

@@ -1,6 +1,8 @@
 """``recompute``: keeps what was dear to compute, and computes what was cheap again in the backward pass.
 
-Exact: the same operators run again on the same numbers.
+Exact: the same operators run again on the same numbers. With ``bitwise: false`` linear layers and norms run as the
+session's own operators, whose gradients are those of torch's up to rounding: norms keep their outputs, which the next
+layer keeps as well, and a weight's gradient is summed up in place over its calls.
 
 - ``cheap`` recomputes norms, activation functions, sums, products of elements, casts and copies. Outputs of linear
   layers and of attention are kept.
@@ -27,7 +29,7 @@ class Recompute(Compressor):
     """Exact: keeps products and attention, and computes norms, activations and widening layers again."""
 
     name: ClassVar[str] = "recompute"
-    exact: ClassVar[bool] = True
+    lossless: ClassVar[bool] = True
 
     preset: Literal["cheap", "inputs"] = Field(
         "inputs", description="cheap: what costs next to nothing; inputs: also linear layers wider than their input"
@@ -35,6 +37,15 @@ class Recompute(Compressor):
     keep: tuple[str | int, ...] = Field(
         (), description="patterns of sites that are kept though they could be recomputed; as capture.sites has them"
     )
+
+    bitwise: bool = Field(
+        True, description="false: by operators that round otherwise than torch's, and are faster; see capture.routes"
+    )
+
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        """Whether every bit of the gradients is that of plain autograd."""
+        return self.bitwise
 
     @field_validator("keep")
     @classmethod

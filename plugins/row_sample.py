@@ -136,6 +136,9 @@ class RowSampleCodec(Codec):
         self._stream.discard_step()
         self._gathered = []
 
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int:
+        return self.D * (rows + self._kept_rows(rows) * outputs)
+
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int | None:
         """What sampling keeps, and where there is none all; unknown in the first step, to be told what the site is."""
         if not self._steps:

@@ -5,8 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 
+import compbench
+from compbench.capture import CaptureSettings
+
 # Small tensors on many threads of a busy machine wait for each other: one thread is several times faster.
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--routes hooks``: everything that does not say otherwise goes through saved-tensor hooks alone."""
+    parser.addoption("--routes", choices=("operators", "hooks"), default="operators", help="see capture.routes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sessions take the route that was asked for, where a test does not choose one."""
+    routes = config.getoption("--routes")
+    CaptureSettings.model_fields["routes"].default = routes
+    CaptureSettings.model_rebuild(force=True)
+    compbench.compress.__kwdefaults__["routes"] = routes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

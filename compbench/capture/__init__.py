@@ -10,14 +10,25 @@ from typing import Any
 
 from torch import nn
 
+from compbench.capture.compiling import Compiled
+from compbench.capture.recompute import chosen_modules
 from compbench.capture.session import Session
-from compbench.capture.settings import Attention, CaptureSettings
+from compbench.capture.settings import Attention, CaptureSettings, Routes
 from compbench.capture.sites import SiteReport, SiteReports
 from compbench.compressor import Compressor
 from compbench.fields import construct
 from compbench.registry import Registry, default_plugins_dir
 
-__all__ = ["Attention", "CaptureSettings", "Session", "SiteReport", "SiteReports", "compress"]
+__all__ = [
+    "Attention",
+    "CaptureSettings",
+    "Compiled",
+    "Session",
+    "SiteReport",
+    "SiteReports",
+    "chosen_modules",
+    "compress",
+]
 
 
 def compress(
@@ -25,6 +36,7 @@ def compress(
     compressor: Any,
     *,
     attention: Attention = "recompute",
+    routes: Routes = "operators",
     minimum_elements: int = 1024,
     sites: str | int | Sequence[str | int] = (),
     seed: int = 0,
@@ -37,6 +49,7 @@ def compress(
         compressor: a strategy's name (``"laser"``), ``{name: {field: value}}``, a list of those for a chain
             (``[{"laser": {"rank": 64}}, "int8"]``), a :class:`Compressor` class, or an instance.
         attention: ``recompute``, ``raw`` or ``literal``; see :class:`CaptureSettings`.
+        routes: ``operators`` or ``hooks``; see :class:`CaptureSettings`.
         minimum_elements: storages with fewer elements are left raw.
         sites: which sites to compress, all of them by default: patterns over module paths and roles
             (``"block.*.mlp/*"``, ``"*.attn"``), or widths (``1536``, ``"width:>=512"``); a leading ``!`` excludes.
@@ -52,6 +65,6 @@ def compress(
     if not isinstance(compressor, Compressor) or fields:
         compressor = Registry.load(default_plugins_dir()).compressor(compressor, **fields)
     chosen = [sites] if isinstance(sites, (str, int)) else list(sites)
-    capture = {"attention": attention, "minimum_elements": minimum_elements, "sites": chosen}
+    capture = {"attention": attention, "routes": routes, "minimum_elements": minimum_elements, "sites": chosen}
     settings = construct(CaptureSettings, capture, "compress()")
     return Session(model, compressor, settings, seed)

@@ -18,6 +18,7 @@ from compbench.site_patterns import SitePatterns
 
 _UNTOUCHED = "the strategy leaves it"
 _NOT_CHOSEN = "not among the chosen sites"
+COMPUTED_AGAIN = "computed again in the backward pass"
 
 
 class Books:
@@ -42,15 +43,17 @@ class Books:
         """The book of the site where the running module saves a storage that was not saved before.
 
         Raises:
-            UnsupportedError: it is met for the first time, in a function that torch.compile made.
+            UnsupportedError: it is met for the first time, in a function that torch.compile made, and has a codec.
         """
         role = f"{modules.tag}_{width}"
         index = modules.count(role)
         key = (modules.path, role, index, "")
         book = self._books.get(key)
         if book is None:
-            refuse_compiled_function(modules.path)
-            book = self._books[key] = self._open(Site(modules.path, role, width, index), device)
+            book = self._open(Site(modules.path, role, width, index), device)
+            if book.codec is not None:
+                refuse_compiled_function(modules.path)
+            self._books[key] = book
         return book
 
     def raw(self, path: str, role: str, width: int, reason: str) -> SiteBook:
@@ -63,7 +66,7 @@ class Books:
 
     def _open(self, site: Site, device: torch.device) -> SiteBook:
         if not self._patterns.selects(site):
-            return SiteBook(site, None, None, untouched=_NOT_CHOSEN)
+            return SiteBook(site, None, None, untouched=_NOT_CHOSEN, chosen=False)
         stream = seeded(self._seed, "strategy", site.name, device=device)
         return SiteBook(site, self._compressor.codec(site, stream), stream, untouched=_UNTOUCHED)
 
@@ -87,15 +90,24 @@ class Books:
 
     def uses(self) -> list[SiteUse]:
         """What the sites did at which the step under way has encoded anything."""
+        recomputed = sum(book.raw_bytes for book in self if book.reason == COMPUTED_AGAIN)
         return [
-            SiteUse(book.site, book.codec, book.calls, book.rows, book.dtype.itemsize, book.propagating)
+            SiteUse(
+                book.site,
+                book.codec,
+                book.calls,
+                book.rows,
+                book.dtype.itemsize,
+                book.propagating,
+                recomputed,
+            )
             for book in self
             if book.codec is not None and book.calls and not book.reason and book.dtype is not None
         ]
 
-    def reports(self) -> SiteReports:
-        """What every site saved in the last step."""
-        return SiteReports(book.last for book in self if book.last is not None)
+    def reports(self, notes: Sequence[str] = ()) -> SiteReports:
+        """What every site saved in the last step, and lines to print below that."""
+        return SiteReports((book.last for book in self if book.last is not None), notes)
 
     def keep_only(self, known: Sequence[SiteBook]) -> None:
         """Forgets all books but those given."""

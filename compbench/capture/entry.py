@@ -28,6 +28,8 @@ _MODIFIED = (
 _set_version = torch._C._autograd._unsafe_set_version_counter
 
 _T = TypeVar("_T")
+Place = tuple[torch.Size, tuple[int, ...], int | torch.SymInt]
+"""Shape, strides and offset of a tensor in its storage."""
 Alive = dict[int, weakref.ref[_T]]
 """What is alive, by the address of its storage. The references are weak, and whatever dies takes its own away."""
 
@@ -94,6 +96,12 @@ class Raw:
         if alive is not None:
             alive[address] = weakref.ref(self)
 
+    def part(self, place: Place, version: int, dtype: torch.dtype) -> Raw | None:
+        """Another tensor of the same storage, kept with it; None where it is of another version or type."""
+        if version != self._version or dtype is not self._tensor.dtype:
+            return None
+        return Raw(self._tensor.as_strided(*place), self._steps, self._ledgers, self.book)
+
     def unpack(self) -> Tensor:
         """The tensor.
 
@@ -115,6 +123,32 @@ class Raw:
             ledger.release(self._held)
 
 
+class LastRebuilt:
+    """The storage that was rebuilt last: operators that follow each other in the backward pass often share one.
+
+    It is held until another one is rebuilt, or nobody can ask for it any more.
+    """
+
+    __slots__ = ("_of", "_storage")
+
+    def __init__(self) -> None:
+        self._of: weakref.ref[Entry] | None = None
+        self._storage: Tensor | None = None
+
+    def get(self, entry: Entry) -> Tensor | None:
+        """The storage of an entry, if it was the last."""
+        return self._storage if self._of is not None and self._of() is entry else None
+
+    def put(self, entry: Entry, storage: Tensor) -> None:
+        """Holds the storage of an entry in the place of the one before it."""
+        self._of = weakref.ref(entry, self._let_go)
+        self._storage = storage
+
+    def _let_go(self, reference: weakref.ref[Entry]) -> None:
+        if self._of is reference:
+            self._of = self._storage = None
+
+
 class Entry:
     """One version of one storage, compressed once for all the views of it that operators save.
 
@@ -130,12 +164,14 @@ class Entry:
         ledger: the session's ledger; the site's is its book's.
         book: the site's book.
         entries: the session's live entries by address, from which this one takes itself when it dies.
+        last: holds what was rebuilt last.
     """
 
     __slots__ = (
         "__weakref__",
         "_guard",
         "_held",
+        "_last",
         "_ledger",
         "_opaque",
         "_rebuilt",
@@ -167,6 +203,7 @@ class Entry:
         ledger: SavedLedger,
         book: SiteBook,
         entries: Alive[Entry],
+        last: LastRebuilt,
     ) -> None:
         storage = tensor.untyped_storage()
         self.address = storage._cdata
@@ -183,6 +220,7 @@ class Entry:
         self.book = book
         self._weak = StorageWeakRef(storage)
         self._rebuilt: StorageWeakRef | None = None
+        self._last = last
         self.views = 0
         self.watched = False  # whether its codec wants to see gradients
         self._guard = _version_counter(tensor)
@@ -230,6 +268,9 @@ class Entry:
         Raises:
             PluginError: the payload decoded to another shape, type or device than was encoded.
         """
+        last = self._last.get(self)
+        if last is not None:
+            return last
         if self._rebuilt is not None:
             alive = torch.UntypedStorage._new_with_weak_ptr(self._rebuilt.cdata)
             if alive is not None:
@@ -243,6 +284,7 @@ class Entry:
             flat = flat.reshape(-1).clone()
         if self.views > 1:
             self._rebuilt = StorageWeakRef(flat.untyped_storage())
+            self._last.put(self, flat)
         return flat
 
     def _decoded(self, payload: Payload) -> Tensor:
@@ -272,12 +314,34 @@ class View:
 
     __slots__ = ("_offset", "_shape", "_stride", "entry")
 
-    def __init__(self, tensor: Tensor, entry: Entry) -> None:
+    def __init__(self, entry: Entry, place: Place) -> None:
         self.entry = entry
         entry.views += 1
-        self._shape = tensor.shape
-        self._stride = tensor.stride()
-        self._offset = tensor.storage_offset()
+        self._shape, self._stride, self._offset = place
+
+    @property
+    def place(self) -> Place:
+        """Shape, strides and offset of the tensor in its storage."""
+        return self._shape, self._stride, self._offset
+
+    def whole_payload(self) -> Payload | None:
+        """The payload, where the tensor is all of its rows in their order and can be computed with unrebuilt; or None.
+
+        Raises:
+            CaptureError: its step has ended.
+            RuntimeError: it was modified in place since it was saved.
+        """
+        entry = self.entry
+        payload, fold = entry.payload, entry.fold
+        if payload is None or fold.positions or self._shape[-1:] != (fold.width,) or self._offset:
+            return None
+        if payload.rank() is None and type(payload).weight_gradient is Payload.weight_gradient:
+            return None
+        if self._shape.numel() != fold.rows * fold.width or not _contiguous(self._shape, self._stride):
+            return None
+        entry.steps.use(entry.number)
+        entry.check_version(self._shape)
+        return payload
 
     def unpack(self) -> Tensor:
         """The tensor, at its rebuilt values.
@@ -292,12 +356,26 @@ class View:
         return entry.storage().as_strided(self._shape, self._stride, self._offset)
 
 
+def _contiguous(shape: torch.Size, stride: tuple[int, ...]) -> bool:
+    expected = 1
+    for size, step in zip(reversed(shape), reversed(stride), strict=True):
+        if size > 1 and step != expected:
+            return False
+        expected *= size
+    return True
+
+
 def _version_counter(tensor: Tensor) -> Tensor:
     """A tensor without memory that counts the changes made to ``tensor`` in place: versions outlive what they count."""
     counter = tensor.detach()
     # A fake tensor's stand-in must be fake too, and no real tensor may meet it later.
     counter.data = torch.empty(0) if isinstance(tensor, FakeTensor) else _nothing(tensor.device)
     return counter
+
+
+def place_of(tensor: Tensor) -> Place:
+    """Where a tensor lies in its storage."""
+    return tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 class VersionGuard:
@@ -309,6 +387,11 @@ class VersionGuard:
         self._counter = _version_counter(tensor)
         self._version = tensor._version
         self._shape, self._dtype = tensor.shape, tensor.dtype
+
+    @property
+    def version(self) -> int | None:
+        """The version remembered; None if the tensor was changed since."""
+        return self._version if self._counter._version == self._version else None
 
     def check(self) -> None:
         """Raises what torch raises when a saved tensor was changed before its use."""

@@ -13,11 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from compbench.capture.entry import Entry
 from compbench.capture.plainly import plainly
-from compbench.capture.recompute import mapped
+from compbench.capture.recompute import Recipe, mapped
 from compbench.capture.special import describe_special
-
-SavedPlace = tuple[torch.dtype, torch.Size, tuple[int, ...], int | torch.SymInt]
-"""Element type, shape, strides and offset of a saved tensor."""
 
 Observer = Callable[[Sequence[Tensor | None]], None]
 """A hook that runs before a node of the graph, with the gradients of the node's outputs."""
@@ -37,16 +34,48 @@ def gradient_observer(entry: Entry, place: int) -> Observer:
     return observe
 
 
+class SavedTensor:
+    """A tensor that an operator saves: one of its arguments, or what autocast made of one.
+
+    Args:
+        tensor: the tensor, of which nothing is held.
+        entry: stands for rows that it depends on.
+        recipe: how it is computed from them; None: it lies among them.
+    """
+
+    __slots__ = ("_entry", "address", "dtype", "place", "recipe")
+
+    def __init__(self, tensor: Tensor, entry: Entry, recipe: Recipe | None) -> None:
+        self._entry = weakref.ref(entry)
+        self.address = tensor.untyped_storage()._cdata
+        self.dtype = tensor.dtype
+        self.place = tensor.shape, tensor.stride(), tensor.storage_offset()
+        self.recipe = recipe
+
+    def storage(self, entry: Entry, rows: Tensor) -> Tensor | None:
+        """The contents of its storage with other contents ``rows`` of that behind an entry; None: as they are."""
+        if self.recipe is not None:
+            return self.recipe.value_with(entry, rows)
+        return rows if self._entry() is entry else None
+
+    def depends_on(self, entry: Entry) -> bool:
+        """Whether it depends on the rows behind an entry."""
+        return self._entry() is entry or (self.recipe is not None and entry in self.recipe.entries())
+
+    def is_cast_of(self, tensor: Tensor) -> bool:
+        """Whether it may be what autocast made of a tensor."""
+        return tensor.dtype != self.dtype and tensor.numel() == self.place[0].numel()
+
+
 class Operator:
     """An operator that ran, with all that it took.
 
     Args:
         function: what ran.
-        arguments: its arguments, whose tensors are kept as they are.
+        arguments: its arguments, whose tensors are kept as they are unless they can be computed again.
         keywords: its keywords.
         output: what it gave.
-        address: that of the storage that it saved.
-        saved: what it saved of it; one of its arguments, or what autocast made of one.
+        saved: what it saved that depends on rows whose codecs watch.
     """
 
     def __init__(
@@ -55,55 +84,62 @@ class Operator:
         arguments: Any,
         keywords: Mapping[str, Any],
         output: Tensor,
-        address: int,
-        saved: SavedPlace,
+        saved: Sequence[SavedTensor],
     ) -> None:
         self._function = function
-        self._saved_dtype, self._shape, self._stride, self._offset = saved
         self._takes_gradient: list[bool] = []
-        places: list[int] = []
-        casts: list[int] = []
+        self._places: dict[int, SavedTensor] = {}
+        self._layouts: dict[int, tuple[torch.Size, tuple[int, ...], int | torch.SymInt]] = {}
+        by_address = {each.address: each for each in saved}
+        casts: dict[int, SavedTensor] = {}
 
         def detached(tensor: Tensor) -> Tensor:
             place = len(self._takes_gradient)
             self._takes_gradient.append(tensor.requires_grad)
             if not describe_special(tensor):
-                if tensor.untyped_storage()._cdata == address:
-                    places.append(place)
-                elif tensor.dtype != self._saved_dtype and tensor.numel() == self._shape.numel():
-                    casts.append(place)
+                address = tensor.untyped_storage()._cdata
+                if address in by_address:
+                    self._places[place] = by_address[address]
+                    self._layouts[place] = tensor.shape, tensor.stride(), tensor.storage_offset()
+                    if by_address[address].recipe is not None:
+                        return tensor.new_empty(0)  # it is computed again when it is asked for
+                elif (cast := next((each for each in saved if each.is_cast_of(tensor)), None)) is not None:
+                    casts.setdefault(place, cast)
             return tensor.detach()
 
         self._arguments = mapped(arguments, detached)
         self._keywords = mapped(dict(keywords), detached)
-        self._places = frozenset(places)
-        self._cast = casts[0] if casts and not places else None
+        self._casts = dict(list(casts.items())[:1]) if not self._places else {}
         self._device = output.device.type
         enabled = torch.is_autocast_enabled(self._device)
         self._dtype = torch.get_autocast_dtype(self._device) if enabled else None
 
-    @property
-    def takes_what_it_saved(self) -> bool:
-        """Whether the saved tensor is among the arguments; else it is something that the operator made."""
-        return bool(self._places) or self._cast is not None
+    def takes(self, entry: Entry) -> bool:
+        """Whether a saved tensor that depends on an entry is among the arguments; else the operator made it."""
+        return any(saved.depends_on(entry) for saved in (*self._places.values(), *self._casts.values()))
 
-    def gradients(self, storage: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
-        """The gradients of all inputs that take one, with other contents of the saved tensor's storage.
+    def gradients(self, entry: Entry, rows: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of all inputs that take one, with other contents of the storage behind an entry.
 
         Args:
-            storage: its elements, in the place of those that it had.
+            entry: stands for that storage.
+            rows: its elements, in the place of those that it had.
             gradient: of the operator's output.
         """
         inputs: list[Tensor] = []
         places = iter(range(len(self._takes_gradient)))
+        used = {id(each): each for each in (*self._places.values(), *self._casts.values())}
+        storages = {key: each.storage(entry, rows) for key, each in used.items()}
 
         def given(tensor: Tensor) -> Tensor:
             place = next(places)
-            if place in self._places:
-                tensor = storage.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-            elif place == self._cast:
-                rebuilt = storage.as_strided(self._shape, self._stride, self._offset)
-                tensor = rebuilt.reshape(tensor.shape).to(tensor.dtype)
+            saved = self._places.get(place) or self._casts.get(place)
+            storage = None if saved is None else storages[id(saved)]
+            if saved is not None and storage is not None:
+                if place in self._places:
+                    tensor = storage.as_strided(*self._layouts[place])
+                else:
+                    tensor = storage.as_strided(*saved.place).reshape(tensor.shape).to(tensor.dtype)
             if not self._takes_gradient[place]:
                 return tensor
             inputs.append(tensor.detach().requires_grad_())
@@ -129,7 +165,7 @@ def operator_observer(entry: Entry, operator: Operator, place: int) -> Observer:
 
         def gradients_with(rows: Tensor) -> tuple[Tensor, ...]:
             storage = fold.unfold(rows.contiguous()).contiguous()
-            return operator.gradients(storage, gradient.detach())
+            return operator.gradients(entry, storage, gradient.detach())
 
         plainly(gradient.device.type, lambda function: codec.observe_operator(payload, function), gradients_with)
 

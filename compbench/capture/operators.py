@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from compbench.capture.attention import can_recompute, recomputed_attention
 from compbench.capture.recompute import Recomputer
+from compbench.capture.route import ACTIVATIONS, ROUTED, Route
 from compbench.capture.settings import Attention
 from compbench.capture.special import describe_special
 from compbench.capture.weights import Weights
@@ -25,7 +26,7 @@ _PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "mm", "bmm"})
 _CHANNELS_FIRST = _CONVOLUTIONS | {"batch_norm", "instance_norm", "group_norm"}
 _ATTENTION = "scaled_dot_product_attention"
 _MULTI_HEAD = "multi_head_attention_forward"
-_KNOWN = _WITH_WEIGHT | _PRODUCTS | _CHANNELS_FIRST | {"addmm", _ATTENTION, _MULTI_HEAD}
+_KNOWN = _WITH_WEIGHT | _PRODUCTS | _CHANNELS_FIRST | ROUTED | ACTIVATIONS | {_ATTENTION, _MULTI_HEAD}
 """Operators of which something is to be known; during all others the attributes stay as they are at rest."""
 
 
@@ -42,6 +43,7 @@ class OperatorTracker(TorchFunctionMode):
         channels_first: whether it takes features in dimension 1.
         raw_reason: why what it saves must be left raw; empty where it need not.
         recomputer: notes how operators' outputs are computed, if any of it is to be recomputed.
+        route: runs operators as the session's own functions, if any are to.
         finished: called with what an operator gave, the operator and its arguments, if anybody wants to know.
     """
 
@@ -56,6 +58,7 @@ class OperatorTracker(TorchFunctionMode):
         self.raw_reason = ""
         self.finished: Callable[[Any, Callable[..., Any], Any, Mapping[str, Any]], None] | None = None
         self.recomputer: Recomputer | None = None
+        self.route: Route | None = None
 
     def takes_as_weight(self, tensor: Tensor) -> bool:
         """Whether the operator that is running takes the tensor as its weight, be that a parameter or computed."""
@@ -96,7 +99,14 @@ class OperatorTracker(TorchFunctionMode):
                 # A Python function: what it calls is not seen by this mode, which torch sets aside while it runs.
                 with self._attention_replaced():
                     return func(*args, **kwargs)
-            return func(*args, **kwargs)
+            if self.route is not None and name in ROUTED:
+                output = self.route.run(name, args, kwargs)
+                if output is not None:
+                    return output
+            output = func(*args, **kwargs)
+            if self.route is not None and name in ACTIVATIONS:
+                self.route.note_activation(name, output, args, kwargs)
+            return output
         finally:
             self.weight_only, self.channels_first, self.raw_reason, self._weight = outer
 

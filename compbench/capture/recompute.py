@@ -17,8 +17,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
-from compbench.capture.entry import VersionGuard
+from compbench.capture.entry import Entry, Place, VersionGuard, View, place_of
+from compbench.capture.handing import Handle
 from compbench.capture.modules import ModuleTracker
 from compbench.capture.special import describe_special
 from compbench.capture.steps import Steps
@@ -37,26 +39,60 @@ _CHEAP = frozenset(
 )
 """Elementwise operators, norms and copies: little arithmetic, and no random numbers."""
 _PRODUCTS = frozenset({"linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum"})
-_ANY = _CHEAP | _PRODUCTS | {"scaled_dot_product_attention", "conv1d", "conv2d", "conv3d", "embedding"}
-
-_Place = tuple[torch.Size, tuple[int, ...], int | torch.SymInt]
-
-
-class Handle(Protocol):
-    """What stands for a tensor: as it is, a view of a payload, or a recipe."""
-
-    def unpack(self) -> Tensor:
-        """The tensor."""
+_ATTENTION = "scaled_dot_product_attention"
+_ANY = _CHEAP | _PRODUCTS | {_ATTENTION, "conv1d", "conv2d", "conv3d", "embedding"}
 
 
 class Keeper(Protocol):
     """Keeps the leaves of recipes."""
 
-    def pack(self, tensor: Tensor) -> Handle:
+    def pack(self, tensor: Tensor, carries_gradient: bool | None = None) -> Handle:
         """What stands for a tensor."""
+
+    def pack_leaf(self, tensor: Tensor) -> Handle:
+        """What stands for a tensor that a recipe begins with."""
+
+    def kept(self, address: int, place: Place, version: int, dtype: torch.dtype) -> Handle | None:
+        """What stands for a tensor of a storage that is kept."""
 
     def has(self, tensor: Tensor) -> bool:
         """Whether the tensor is kept already, is a weight, or carries no gradient."""
+
+
+Shortcut = Callable[[], Tensor | None]
+LinearAtRank = Callable[[View, Handle, Handle | None], Tensor | None]
+
+
+def _unpacked(handle: Handle) -> Tensor:
+    return handle.unpack()
+
+
+class _Awaited:
+    """A tensor that a recipe begins with and that nobody keeps yet; its storage may be kept by the time that it counts.
+
+    So are queries and keys made of a product whose values attention saves after them. Holds no memory.
+    """
+
+    __slots__ = ("_dtype", "_guard", "_place", "_storage", "handle")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._storage = StorageWeakRef(tensor.untyped_storage())
+        self._guard = VersionGuard(tensor)
+        self._place, self._dtype = place_of(tensor), tensor.dtype
+        self.handle: Handle | None = None
+
+    def settle(self, keeper: Keeper) -> bool:
+        """Whether the storage is kept by now, as it was."""
+        version = self._guard.version
+        if self.handle is None and version is not None and not self._storage.expired():
+            # The weak reference keeps the address from being given to another storage.
+            self.handle = keeper.kept(self._storage.cdata, self._place, version, self._dtype)
+        return self.handle is not None
+
+    def unpack(self) -> Tensor:
+        """The tensor."""
+        assert self.handle is not None  # noqa: S101 - a recipe stands for nothing until all of it is settled
+        return self.handle.unpack()
 
 
 @dataclass(frozen=True)
@@ -69,10 +105,14 @@ class _Argument:
 class Recipe:
     """How one storage is computed: a function and what stands for its arguments.
 
+    A shortcut, where there is one, gives the same for less, or None where it can't.
+
     Attributes:
         version: the storage's version that the recipe gives.
+        dtype: its element type.
         handles: how many saved tensors stand in the graph by it.
         counted: whether a site has counted it.
+        awaited: what it begins with, itself or through its parents, and that nobody kept when it was noted.
     """
 
     __slots__ = (
@@ -83,25 +123,37 @@ class Recipe:
         "_function",
         "_keywords",
         "_layout",
+        "_shortcut",
+        "awaited",
         "counted",
+        "dtype",
         "handles",
         "parents",
         "version",
     )
 
     def __init__(
-        self, function: Callable[..., Any], arguments: Any, keywords: Any, output: Tensor, parents: Sequence[Recipe]
+        self,
+        function: Callable[..., Any],
+        arguments: Any,
+        keywords: Any,
+        output: Tensor,
+        parents: Sequence[Recipe],
+        shortcut: Shortcut | None,
     ) -> None:
         device = output.device.type
         self._function = function
         self._arguments = arguments
         self._keywords = keywords
-        self._layout: _Place = output.shape, output.stride(), output.storage_offset()
+        self._layout = place_of(output)
         enabled = torch.is_autocast_enabled(device)
         self._casting = (device, torch.get_autocast_dtype(device) if enabled else None)
         self._cached: Tensor | None = None
+        self._shortcut = shortcut
         self.version = output._version
+        self.dtype = output.dtype
         self.parents = tuple(parents)
+        self.awaited: tuple[_Awaited, ...] = ()
         self.handles = 0
         self.counted = False
 
@@ -122,6 +174,51 @@ class Recipe:
         assert cached is not None  # noqa: S101 - the last that was computed is this one
         return cached
 
+    def entries(self) -> list[Entry]:
+        """The compressed storages that it begins with, each once."""
+        found = (entry for recipe in self._lineage() for entry in recipe._own_entries())
+        return list({id(entry): entry for entry in found}.values())
+
+    def value_with(self, entry: Entry, storage: Tensor) -> Tensor:
+        """The tensor that the function would have given with other contents of a storage that it begins with.
+
+        Args:
+            entry: stands for that storage.
+            storage: its elements, in the place of those that it has.
+        """
+        changed: dict[Recipe, Tensor] = {}
+
+        def unpack(handle: Handle) -> Tensor:
+            if isinstance(handle, _Awaited) and handle.handle is not None:
+                handle = handle.handle
+            if isinstance(handle, _Part) and handle._recipe in changed:
+                return changed[handle._recipe].as_strided(*handle._place)
+            if isinstance(handle, View) and handle.entry is entry:
+                return storage.as_strided(*handle.place)
+            return handle.unpack()
+
+        for recipe in self._lineage():
+            if any(parent in changed for parent in recipe.parents) or entry in recipe._own_entries():
+                changed[recipe] = recipe._compute(unpack)
+        return changed[self] if self in changed else self.value()
+
+    def _own_entries(self) -> list[Entry]:
+        handles = [*_handles(self._arguments), *_handles(self._keywords)]
+        settled = [handle.handle if isinstance(handle, _Awaited) else handle for handle in handles]
+        return [handle.entry for handle in settled if isinstance(handle, View)]
+
+    def _lineage(self) -> list[Recipe]:
+        """It and all that it is computed from, each recipe after those that it takes its arguments from."""
+        order: dict[Recipe, None] = {}
+        waiting: list[Recipe] = [self]
+        while waiting:
+            missing = [parent for parent in waiting[-1].parents if parent not in order]
+            if missing:
+                waiting += missing
+            else:
+                order[waiting.pop()] = None
+        return list(order)
+
     def _missing(self) -> list[Recipe]:
         """What has to be computed, each recipe after those that it takes its arguments from, this one last.
 
@@ -139,9 +236,15 @@ class Recipe:
             order[recipe] = None
         return list(order)
 
-    def _compute(self) -> Tensor:
+    def _compute(self, unpack: Callable[[Handle], Tensor] = _unpacked) -> Tensor:
+        if self._shortcut is not None and unpack is _unpacked:
+            with torch.no_grad(), self._cast():
+                output = self._shortcut()
+            if output is not None:
+                shape, stride, _ = self._layout
+                return output.view(-1).as_strided(shape, stride)
         with torch.no_grad(), self._cast():
-            output = self._function(*_filled(self._arguments), **_filled(self._keywords))
+            output = self._function(*_filled(self._arguments, unpack), **_filled(self._keywords, unpack))
         if (output.shape, output.stride(), output.storage_offset()) != self._layout:
             name = getattr(self._function, "__name__", self._function)
             raise CaptureError(f"{name} gave a tensor of another layout when it ran again; it can't be recomputed")
@@ -163,7 +266,7 @@ class Recomputed:
         self.recipe = recipe
         recipe.handles += 1
         self._guard = VersionGuard(tensor)
-        self._place: _Place = tensor.shape, tensor.stride(), tensor.storage_offset()
+        self._place = place_of(tensor)
         self._steps = steps
         self._number = steps.done
 
@@ -187,10 +290,12 @@ class Recomputed:
 class Deferred:
     """An output that its own operator saves: what stands for it is known once the operator has run."""
 
-    __slots__ = ("handle", "tensor")
+    __slots__ = ("carries_gradient", "handle", "tensor")
 
     def __init__(self, tensor: Tensor) -> None:
+        # Detached, since a saved output that knew its node would be a cycle that nothing frees.
         self.tensor: Tensor | None = tensor.detach()
+        self.carries_gradient = tensor.requires_grad
         self.handle: Handle | None = None
 
     def unpack(self) -> Tensor:
@@ -208,12 +313,21 @@ class Recomputer:
         modules: which module is running.
         steps: the session's steps.
         keeper: keeps leaves.
+        linear_at_rank: gives what a linear layer gave again, from rows that are kept at a low rank; with it a layer
+            whose output is wider than its input is recomputed under every policy where its rows are kept so.
     """
 
     def __init__(
-        self, policy: Recomputation, model: nn.Module, modules: ModuleTracker, steps: Steps, keeper: Keeper
+        self,
+        policy: Recomputation,
+        model: nn.Module,
+        modules: ModuleTracker,
+        steps: Steps,
+        keeper: Keeper,
+        linear_at_rank: LinearAtRank | None = None,
     ) -> None:
         self._policy = policy
+        self._linear_at_rank = linear_at_rank
         self._modules = modules
         self._steps = steps
         self._keeper = keeper
@@ -222,6 +336,8 @@ class Recomputer:
         self._calls = 0
         # The recipes of storages that are alive, by address; a storage that dies takes its own away.
         self._recipes: dict[int, Recipe] = {}
+        # Products that are wider than what they are made of, of which a part may come to be kept.
+        self._awaited: dict[int, StorageWeakRef] = {}
         self._arguments: frozenset[int] | None = None
         self._deferred: list[Deferred] = []
         if self._inside is not None:
@@ -230,13 +346,24 @@ class Recomputer:
     def forget(self) -> None:
         """Forgets all recipes but those that stand in a graph; tensors that outlive their step hold nothing more."""
         self._recipes.clear()
+        self._awaited.clear()
 
     # ---------------------------------------------------------------- what is saved
 
     def find(self, tensor: Tensor, address: int) -> Recipe | None:
-        """The recipe of the storage behind a tensor, at the version that it has."""
-        recipe = self._recipes.get(address)
-        return recipe if recipe is not None and recipe.version == tensor._version else None
+        """The recipe of the storage behind a tensor, at the version that it has, if all that it begins with is kept."""
+        recipe = self._noted(tensor, address)
+        if recipe is None:
+            return None
+        return recipe if all(leaf.settle(self._keeper) for leaf in recipe.awaited) else None
+
+    def _noted(self, tensor: Tensor, address: int | None = None) -> Recipe | None:
+        """The recipe of a tensor, whether or not what it begins with is kept yet."""
+        recipe = self._recipes.get(tensor.untyped_storage()._cdata if address is None else address)
+        if recipe is None or recipe.version != tensor._version:
+            return None
+        # A view that reads the storage as another type, or with other signs, is not told by its place alone.
+        return recipe if recipe.dtype is tensor.dtype and not (tensor.is_neg() or tensor.is_conj()) else None
 
     def defers(self, address: int) -> bool:
         """Whether a storage that is being saved is new: an output of the operator that is running."""
@@ -259,7 +386,9 @@ class Recomputer:
             again: runs it now, as the session would.
         """
         name = getattr(function, "__name__", "")
-        if not self._allowed(name, arguments, keywords):
+        # Held until attention has saved them itself.
+        values = self._values(arguments, keywords) if self._awaited and name == _ATTENTION else None  # noqa: F841
+        if not self._allowed(name, arguments, keywords) or torch._C._functorch.peek_interpreter_stack() is not None:
             return again()
         tensors = [*_tensors(arguments), *_tensors(keywords)]
         if any(describe_special(tensor) for tensor in tensors):
@@ -270,8 +399,15 @@ class Recomputer:
             known, self._arguments = self._arguments, None
             if isinstance(output, Tensor) and not describe_special(output):
                 address = output.untyped_storage()._cdata
-                if address not in known and self._begins_from_what_is_kept(tensors) and not self._is_kept(output):
-                    self._note(address, function, arguments, keywords, output)
+                if address not in known and not self._is_kept(output):
+                    product = name in _PRODUCTS
+                    noted = self._begins_from_what_is_kept(tensors) and (
+                        not product or self._policy.operators != "cheap" or self._kept_at_rank(tensors[0])
+                    )
+                    if noted:
+                        self._note(address, function, arguments, keywords, output)
+                    elif product:
+                        self._awaited[address] = StorageWeakRef(output.untyped_storage())
             return output
         finally:
             self._arguments = None
@@ -279,19 +415,37 @@ class Recomputer:
             for late in deferred:
                 tensor, late.tensor = late.tensor, None
                 if tensor is not None:
-                    late.handle = self._keeper.pack(tensor)
+                    late.handle = self._keeper.pack(tensor, late.carries_gradient)
 
     def _allowed(self, name: str, arguments: Any, keywords: Mapping[str, Any]) -> bool:
         if name not in _ANY or keywords.get("out") is not None or keywords.get("inplace"):
             return False
-        if name == "scaled_dot_product_attention" and (keywords.get("dropout_p") or any(arguments[4:5])):
+        if name == _ATTENTION and (keywords.get("dropout_p") or any(arguments[4:5])):
             return False
         if self._inside is not None:
             # Between the calls of one segment only what costs nothing.
             return self._running_inside() or (self._policy.segment > 1 and name in _CHEAP)
         if name in _CHEAP:
             return True
-        return self._policy.operators == "expanding" and name in _PRODUCTS and _expands(name, arguments, keywords)
+        return name in _PRODUCTS and _expands(name, arguments, keywords)
+
+    def _values(self, arguments: Any, keywords: Mapping[str, Any]) -> Handle | None:
+        """Keeps attention's values before it runs, so that what they were made together with may begin with them."""
+        values = arguments[2] if len(arguments) > 2 else keywords.get("value")
+        if isinstance(values, Tensor) and not describe_special(values) and self._is_awaited(values):
+            return self._keeper.pack_leaf(values)
+        return None
+
+    def _is_awaited(self, tensor: Tensor) -> bool:
+        reference = self._awaited.get(tensor.untyped_storage()._cdata)
+        return reference is not None and not reference.expired()
+
+    def _kept_at_rank(self, rows: Tensor) -> bool:
+        """Whether a linear layer's rows are kept as ``Z Q^T`` of a rank below their width."""
+        handle = self._keeper.pack_leaf(rows)
+        payload = handle.whole_payload() if isinstance(handle, View) else None
+        rank = None if payload is None else payload.rank()
+        return rank is not None and rank < rows.shape[-1]
 
     def _running_inside(self) -> bool:
         assert self._inside is not None  # noqa: S101 - asked by the caller
@@ -300,7 +454,7 @@ class Recomputer:
     def _begins_from_what_is_kept(self, tensors: Sequence[Tensor]) -> bool:
         """Whether all arguments can be had again without keeping anything that nobody else keeps."""
         return self._inside is not None or all(
-            self._keeper.has(tensor) or self.find(tensor, tensor.untyped_storage()._cdata) is not None
+            self._keeper.has(tensor) or self._noted(tensor) is not None or self._is_awaited(tensor)
             for tensor in tensors
         )
 
@@ -313,17 +467,39 @@ class Recomputer:
 
     def _note(self, address: int, function: Any, arguments: Any, keywords: Any, output: Tensor) -> None:
         parents: list[Recipe] = []
+        awaited: dict[_Awaited, None] = {}
 
         def stand_in(tensor: Tensor) -> _Argument:
-            handle = self._keeper.pack(tensor)
-            if isinstance(handle, Recomputed):
-                parents.append(handle.recipe)
-                handle = _Part(handle)
-            return _Argument(handle)
+            if not self._keeper.has(tensor):
+                recipe = self._noted(tensor)
+                if recipe is not None:
+                    parents.append(recipe)
+                    awaited.update(dict.fromkeys(recipe.awaited))
+                    return _Argument(_Part(recipe, place_of(tensor)))
+                if self._inside is None:
+                    leaf = _Awaited(tensor)
+                    awaited[leaf] = None
+                    return _Argument(leaf)
+            return _Argument(self._keeper.pack_leaf(tensor))
 
-        recipe = Recipe(function, mapped(arguments, stand_in), mapped(dict(keywords), stand_in), output, parents)
+        arguments, keywords = mapped(arguments, stand_in), mapped(dict(keywords), stand_in)
+        recipe = Recipe(function, arguments, keywords, output, parents, self._shortcut(function, arguments, keywords))
+        recipe.awaited = tuple(awaited)
         self._recipes[address] = recipe
         weakref.finalize(output.untyped_storage(), self._forget, address, weakref.ref(recipe)).atexit = False
+
+    def _shortcut(self, function: Any, arguments: Any, keywords: Mapping[str, Any]) -> Shortcut | None:
+        """A linear layer's output at the rank of its rows, where they have one."""
+        at_rank = self._linear_at_rank
+        if at_rank is None or getattr(function, "__name__", "") != "linear":
+            return None
+        given = [*arguments, *keywords.values()]
+        handles = [argument.handle for argument in given if isinstance(argument, _Argument)]
+        rows = handles[0] if len(handles) == len([argument for argument in given if argument is not None]) else None
+        if not isinstance(rows, View) or set(keywords) - {"weight", "bias"}:
+            return None
+        weight, bias = handles[1], handles[2] if len(handles) > 2 else None
+        return lambda: at_rank(rows, weight, bias)
 
     def _forget(self, address: int, reference: weakref.ref[Recipe]) -> None:
         if self._recipes.get(address) is reference():
@@ -348,9 +524,9 @@ class _Part:
 
     __slots__ = ("_place", "_recipe")
 
-    def __init__(self, handle: Recomputed) -> None:
-        self._recipe = handle.recipe
-        self._place = handle._place
+    def __init__(self, recipe: Recipe, place: Place) -> None:
+        self._recipe = recipe
+        self._place = place
 
     def unpack(self) -> Tensor:
         return self._recipe.value().as_strided(*self._place)
@@ -420,11 +596,21 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
-def _filled(value: Any) -> Any:
+def _handles(value: Any) -> Iterator[Handle]:
     if isinstance(value, _Argument):
-        return value.handle.unpack()
+        yield value.handle
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _handles(item)
+    elif isinstance(value, dict):
+        yield from _handles(list(value.values()))
+
+
+def _filled(value: Any, unpack: Callable[[Handle], Tensor]) -> Any:
+    if isinstance(value, _Argument):
+        return unpack(value.handle)
     if type(value) in (list, tuple):
-        return type(value)(_filled(item) for item in value)
+        return type(value)(_filled(item, unpack) for item in value)
     if isinstance(value, dict):
-        return {key: _filled(item) for key, item in value.items()}
+        return {key: _filled(item, unpack) for key, item in value.items()}
     return value

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compbench.capture.books import Books
-from compbench.capture.entry import Alive, Entry, Raw, View, look_up
+from compbench.capture.books import COMPUTED_AGAIN, Books
+from compbench.capture.entry import Alive, Entry, LastRebuilt, Place, Raw, View, look_up, place_of
 from compbench.capture.folding import Fold, find_fold
 from compbench.capture.honesty import check_declared
 from compbench.capture.ledger import SavedLedger
 from compbench.capture.modules import ModuleTracker
-from compbench.capture.observing import Operator, SavedPlace, gradient_observer, operator_observer
+from compbench.capture.observing import Operator, SavedTensor, gradient_observer, operator_observer
 from compbench.capture.operators import OperatorTracker
 from compbench.capture.plainly import plainly
 from compbench.capture.recompute import Deferred, Recipe, Recomputed, Recomputer
@@ -27,9 +27,9 @@ from compbench.compressor import Codec
 from compbench.errors import CaptureError, CaptureWarning
 
 _OUTSIDE = "outside the model"
+_COPIED = "copy of a weight"
 _NEGATED = "a negated view of complex numbers"
 _COUNTED_APART = "a part of a storage that counts its changes by itself"
-_COMPUTED_AGAIN = "computed again in the backward pass"
 _RECOMPUTED = "recomputed in the backward pass, and used there at once"
 
 
@@ -67,9 +67,13 @@ class Saver:
         # What is alive of the graph, by the address of the storage; both take themselves out when they die.
         self._entries: Alive[Entry] = {}
         self._raw: Alive[Raw] = {}
-        self._watched: list[tuple[Entry, bool, SavedPlace]] = []
+        self._last = LastRebuilt()
+        self._watched: list[tuple[Entry, bool, SavedTensor]] = []
+        self._watching: int | None = None  # the last step in which a codec wanted to see operators
+        self._begins_recipe = False
         self._folds: dict[object, Fold | None] = {}
         self.recomputer: Recomputer | None = None
+        self.derives = False  # whether what follows from what is kept is not kept, though no strategy asked for that
         self._warned: set[tuple[str, str]] = set()
         self._in_backward: Callable[[], int] = torch._C._current_graph_task_id
 
@@ -81,8 +85,28 @@ class Saver:
         entry = look_up(self._entries, address)
         return (entry is not None and entry.version == tensor._version) or look_up(self._raw, address) is not None
 
-    def pack(self, tensor: Tensor) -> Raw | View | Recomputed | Deferred:
+    def kept(self, address: int, place: Place, version: int, dtype: torch.dtype) -> Raw | View | None:
+        """What stands for a tensor of a storage that is kept, at a version of it; None where none is."""
+        entry = look_up(self._entries, address)
+        if entry is not None:
+            return View(entry, place) if entry.version == version and entry.dtype is dtype else None
+        raw = look_up(self._raw, address)
+        return None if raw is None else raw.part(place, version, dtype)
+
+    def pack_leaf(self, tensor: Tensor) -> Raw | View | Recomputed | Deferred:
+        """What stands for a tensor that a recipe begins with: the operator that takes it may not save it."""
+        self._begins_recipe = True
+        try:
+            return self.pack(tensor)
+        finally:
+            self._begins_recipe = False
+
+    def pack(self, tensor: Tensor, carries_gradient: bool | None = None) -> Raw | View | Recomputed | Deferred:
         """What stands in the graph for a tensor that is saved.
+
+        Args:
+            tensor: the tensor.
+            carries_gradient: whether it does, where it was detached since.
 
         Raises:
             CaptureError: the model runs with gradients outside a step.
@@ -102,7 +126,9 @@ class Saver:
                 "the model ran with gradients inside a session but outside a step: "
                 "put forward and backward into `with session.step():`, or evaluate under torch.no_grad()"
             )
-        self._steps.saved = True
+        if not self._begins_recipe:
+            self._steps.saved = True
+        book: SiteBook | None = None
         operators = self._operators
         entry = look_up(self._entries, address)
         if entry is not None:
@@ -116,24 +142,29 @@ class Saver:
                 if operators.raw_reason:
                     entry.keep(tensor, operators.raw_reason)
                 entry.book.propagating |= not operators.weight_only
-                if entry.watched:
+                if entry.watched and not self._begins_recipe:
                     self._watch(tensor, entry)
-                return View(tensor, entry)
+                return View(entry, place_of(tensor))
         if look_up(self._raw, address) is not None:
             return self._keep(tensor, address, "")
         if self.recomputer is not None:
             recipe = self.recomputer.find(tensor, address)
             if recipe is not None:
-                return self._recompute(tensor, recipe)
+                book = self._site_that_keeps(tensor, recipe)
+                if book is None:
+                    return self._recompute(tensor, recipe)
             if self.recomputer.defers(address):
-                return self.recomputer.defer(tensor)
-        reason = self._reason(tensor)
+                # A copy of a weight is known by the node that made it, which is not there any more later on.
+                copied = self._weights.copied_into(tensor) or self._operators.takes_as_weight(tensor)
+                return self._keep(tensor, address, _COPIED) if copied else self.recomputer.defer(tensor)
+        reason = self._reason(tensor, tensor.requires_grad if carries_gradient is None else carries_gradient)
         if reason:
             return self._keep(tensor, address, reason)
         fold = self._fold(tensor)
         if fold is None:
             return self._keep(tensor, address, "has no rows")
-        book = self._books.of(self._modules, fold.width, tensor.device)
+        if book is None:
+            book = self._books.of(self._modules, fold.width, tensor.device)
         codec = book.codec
         if codec is None:
             return self._keep(tensor, address, book.untouched, book)
@@ -148,22 +179,58 @@ class Saver:
         book.saved(fold.rows, tensor.dtype, raw_bytes)
         if codec.watches_gradients or codec.watches_operators:
             entry.watched = True
-            self._watch(tensor, entry)
-        return View(tensor, entry)
+            if codec.watches_operators:
+                self._watching = self._steps.done
+            if not self._begins_recipe:
+                self._watch(tensor, entry)
+        return View(entry, place_of(tensor))
+
+    def _site_that_keeps(self, tensor: Tensor, recipe: Recipe) -> SiteBook | None:
+        """The site of a tensor that is kept though a recipe would give it: it is not chosen, or costs less so.
+
+        None where the recipe does. A linear layer's rows of which nothing but the weight gradient needs to know may
+        cost less to encode and to multiply at a low rank than to compute again and multiply at their width.
+        """
+        if not self.derives:
+            return None  # what is recomputed is the strategy's own business
+        route, fold = self._operators.route, self._fold(tensor)
+        if recipe.counted or self._begins_recipe or fold is None:
+            return None
+        book = self._books.of(self._modules, fold.width, tensor.device)
+        if not book.chosen:
+            return book
+        if book.codec is None or route is None or not route.outputs:
+            return None
+        operations = book.codec.weight_gradient_operations(fold.rows, route.outputs)
+        return book if operations is not None and operations < fold.rows * fold.width * route.outputs else None
 
     def _recompute(self, tensor: Tensor, recipe: Recipe) -> Recomputed:
-        if not recipe.counted:
+        if not recipe.counted and not self._begins_recipe:  # what only another recipe asks for, nobody would have kept
             recipe.counted = True
-            book = self._raw_book(tensor.shape[-1] if tensor.dim() else 1, _COMPUTED_AGAIN)
+            book = self._raw_book(tensor.shape[-1] if tensor.dim() else 1, COMPUTED_AGAIN)
             raw_bytes = tensor.untyped_storage().nbytes()
             book.saved(raw_bytes // tensor.itemsize // (book.site.width or 1), tensor.dtype, raw_bytes)
+        if self._watching == self._steps.done and not self._begins_recipe:
+            for entry in recipe.entries():
+                if entry.watched:
+                    self._watch(tensor, entry, recipe)
         return Recomputed(tensor, recipe, self._steps)
 
-    def _watch(self, tensor: Tensor, entry: Entry) -> None:
-        """Notes that the operator that is running saves rows whose codec wants to see its gradients."""
-        in_rows = not entry.fold.positions and tensor.is_contiguous() and tensor.shape[-1] == entry.fold.width
-        place = tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
-        self._watched.append((entry, in_rows, place))
+    def _watch(self, tensor: Tensor, entry: Entry, recipe: Recipe | None = None) -> None:
+        """Notes that the operator that is running saves rows whose codec wants to see its gradients.
+
+        Args:
+            tensor: what it saves.
+            entry: the rows.
+            recipe: how what it saves is computed from them; None: it is they.
+        """
+        in_rows = (
+            recipe is None
+            and not entry.fold.positions
+            and tensor.is_contiguous()
+            and tensor.shape[-1] == entry.fold.width
+        )
+        self._watched.append((entry, in_rows, SavedTensor(tensor, entry, recipe)))
         self._operators.finished = self._show_gradient
 
     def _show_gradient(
@@ -175,12 +242,14 @@ class Saver:
         if not isinstance(output, Tensor) or output.grad_fn is None:
             return
         place, rows = output.output_nr, output.shape[:-1].numel() if output.dim() > 1 else 0
-        for entry, in_rows, saved in {id(watch[0]): watch for watch in watched}.values():
+        operator: Operator | None = None
+        for entry in {id(watch[0]): watch[0] for watch in watched}.values():
             codec = entry.book.codec
             if codec is not None and codec.watches_operators:
-                operator = Operator(function, arguments, keywords, output, entry.address, saved)
-                if operator.takes_what_it_saved:
+                operator = operator or Operator(function, arguments, keywords, output, [saved for *_, saved in watched])
+                if operator.takes(entry):
                     output.grad_fn.register_prehook(operator_observer(entry, operator, place))
+            in_rows = any(whole for of, whole, _ in watched if of is entry)
             if codec is not None and codec.watches_gradients and in_rows and entry.fold.rows == rows:
                 output.grad_fn.register_prehook(gradient_observer(entry, place))
 
@@ -193,13 +262,13 @@ class Saver:
         if type(payload) not in book.checked:
             check_declared(payload, self.owner(book))
             book.checked.add(type(payload))
-        return Entry(tensor, fold, payload, self._owner, self._steps, self.ledger, book, self._entries)
+        return Entry(tensor, fold, payload, self._owner, self._steps, self.ledger, book, self._entries, self._last)
 
     def owner(self, book: SiteBook) -> str:
         """Strategy and site, for messages."""
         return book.owned_by(self._owner)
 
-    def _reason(self, tensor: Tensor) -> str:
+    def _reason(self, tensor: Tensor, carries_gradient: bool) -> str:
         """Why a tensor must be left as it is, or nothing."""
         if tensor.is_neg():
             return _NEGATED
@@ -208,10 +277,10 @@ class Saver:
         if tensor.untyped_storage().nbytes() < self._minimum_elements * tensor.itemsize:
             return f"fewer than {self._minimum_elements} elements"
         if self._weights.copied_into(tensor):
-            return "copy of a weight"
+            return _COPIED
         if self._operators.takes_as_weight(tensor):
             return "weight of a layer"
-        if not tensor.requires_grad:
+        if not carries_gradient:
             return "carries no gradient"
         return self._operators.raw_reason
 

@@ -16,19 +16,22 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from compbench.capture.books import Books
 from compbench.capture.entry import Raw, View
+from compbench.capture.handing import unpack
 from compbench.capture.honesty import check_state
 from compbench.capture.ledger import SavedLedger
 from compbench.capture.modules import ModuleTracker
 from compbench.capture.operators import OperatorTracker
 from compbench.capture.recompute import Deferred, Recomputed, Recomputer
+from compbench.capture.route import Route
 from compbench.capture.saving import Saver
 from compbench.capture.settings import CaptureSettings
 from compbench.capture.sites import SiteBook, SiteReports
 from compbench.capture.special import refuse_model
 from compbench.capture.steps import Steps
 from compbench.capture.weights import Weights
-from compbench.compressor import Compressor
+from compbench.compressor import Codec, Compressor, Recomputation
 from compbench.errors import CaptureError, CaptureWarning, UnsupportedError
+from compbench.readings import read_together
 
 _CHECKED_STEPS = 3
 """Steps after which codecs' state is compared with what they declare: enough for a calibration and what follows it."""
@@ -42,6 +45,15 @@ class _Open(threading.local):
 
 
 _open = _Open()
+
+
+@contextmanager
+def modules_unfollowed() -> Iterator[None]:
+    """Modules run unfollowed by this thread's sessions, which go on to receive what is saved."""
+    with ExitStack() as stack:
+        for session in _open.sessions:
+            stack.enter_context(session._modules.set_aside())
+        yield
 
 
 class Session:
@@ -71,7 +83,7 @@ class Session:
         # Weakly: a session in a cycle would keep its model until the garbage collector comes.
         receives = weakref.WeakMethod(self._receives)
         self._operators = OperatorTracker(
-            attention="literal" if compressor.exact else settings.attention,
+            attention="literal" if compressor.exact or compressor.lossless else settings.attention,
             active=lambda: (method := receives()) is not None and method(),
             weights=self._weights,
         )
@@ -85,9 +97,14 @@ class Session:
             self._operators,
         )
         policy = compressor.recomputation()
+        if settings.routes == "operators" and not compressor.exact:
+            self._operators.route = Route(self._weights)
+            self._saver.derives = policy is None
+            policy = policy or Recomputation("cheap")
+        self._recomputer: Recomputer | None = None
         if policy is not None:
-            recomputer = Recomputer(policy, model, self._modules, self._steps, self._saver)
-            self._saver.recomputer = self._operators.recomputer = recomputer
+            at_rank = None if self._operators.route is None else self._operators.route.linear_at_rank
+            self._recomputer = Recomputer(policy, model, self._modules, self._steps, self._saver, at_rank)
         self._outer: tuple[Session, ...] = ()
         self._opened = False
         self._stack: ExitStack | None = None
@@ -124,15 +141,21 @@ class Session:
 
     def _open(self) -> None:
         with ExitStack() as stack:
+            # These three know each other while the session is open alone: a cycle would keep the model alive.
+            self._saver.recomputer = self._operators.recomputer = self._recomputer
+            stack.callback(self._forget_recomputer)
             stack.enter_context(self.compressor.wrap(self.model))
             self._modules.start()
             stack.callback(self._modules.stop)
-            stack.enter_context(saved_tensors_hooks(self._pack, _unpack))
+            stack.enter_context(saved_tensors_hooks(self._pack, unpack))
             stack.enter_context(self._operators)
             self._outer = tuple(_open.sessions)
             _open.sessions.append(self)
             stack.callback(_open.sessions.remove, self)
             self._stack = stack.pop_all()
+
+    def _forget_recomputer(self) -> None:
+        self._saver.recomputer = self._operators.recomputer = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -175,9 +198,10 @@ class Session:
             if self._steps.skipped:
                 self._discard()
                 return
-            for book in self._books:
-                if book.codec is not None and book.calls:
-                    self._end_step(book)
+            used = [(book, book.codec) for book in self._books if book.codec is not None and book.calls]
+            with read_together([(self._saver.owner(book), codec) for book, codec in used]):
+                for book, codec in used:
+                    self._end_step(book, codec)
             self.compressor.coordinate(self._books.uses())
             for book in self._books:
                 book.close_step()
@@ -227,12 +251,17 @@ class Session:
         self._steps.begin(what)
         self._modules.reset()
         self._saver.ledger.restart_peak()
+        route = self._operators.route
+        if route is not None:
+            route.begin_step()
         try:
             yield
         finally:
             self._steps.end()
-            if self._saver.recomputer is not None:
-                self._saver.recomputer.forget()
+            if route is not None:
+                route.end_step()
+            if self._recomputer is not None:
+                self._recomputer.forget()
 
     def _closed(self) -> str:
         if self._opened:
@@ -277,16 +306,15 @@ class Session:
             stacklevel=4,
         )
 
-    def _end_step(self, book: SiteBook) -> None:
-        assert book.codec is not None  # noqa: S101 - asked by the caller
+    def _end_step(self, book: SiteBook, codec: Codec) -> None:
         owner = self._saver.owner(book)
         try:
-            book.codec.end_step()
+            codec.end_step()
         except Exception as error:
             error.add_note(f"raised by end_step(): {owner}")
             raise
         if self._steps.done < _CHECKED_STEPS:
-            check_state(book.codec, owner)
+            check_state(codec, owner)
 
     def _discard(self) -> None:
         for book in self._books:
@@ -334,7 +362,18 @@ class Session:
 
     def sites(self) -> SiteReports:
         """What every site saved in the last step, in the order in which they were first met; ``print`` shows them."""
-        return self._books.reports()
+        return self._books.reports(self._operators.route.notes() if self._operators.route is not None else ())
+
+    def operators(self) -> dict[str, int]:
+        """How many operators of the last step ran as the session's own functions, and why others did not.
+
+        Of those alone for which there are such functions; empty where everything takes the hooks.
+        """
+        found: dict[str, int] = {}
+        if self._operators.route is not None:
+            for (_, reason), count in self._operators.route.counts.items():
+                found[reason] = found.get(reason, 0) + count
+        return found
 
     @property
     def skips_update(self) -> bool:
@@ -437,10 +476,6 @@ class Session:
             around = (self, *reversed(self._outer))
             session = next((session for session in around if session._steps.under_way), None)
         return Raw(tensor) if session is None else session._saver.pack(tensor)
-
-
-def _unpack(saved: Raw | View | Recomputed | Deferred) -> Tensor:
-    return saved.unpack()
 
 
 def _refuse_thread(module: nn.Module, path: str) -> None:

@@ -10,6 +10,7 @@ from compbench.errors import SettingsError
 from compbench.site_patterns import SitePatterns
 
 Attention = Literal["recompute", "raw", "literal"]
+Routes = Literal["operators", "hooks"]
 
 
 class CaptureSettings(BaseModel):
@@ -23,6 +24,14 @@ class CaptureSettings(BaseModel):
             "recompute: compress q, k, v and recompute attention's output and log-sum-exp from them; "
             "raw: leave what attention saves as it is; "
             "literal: compress q, k, v beside the exact log-sum-exp, which breaks the softmax (for study)"
+        ),
+    )
+    routes: Routes = Field(
+        "operators",
+        description=(
+            "operators: run linear layers and norms as functions that compute with what was kept, at its rank, and "
+            "keep nothing that follows from it; "
+            "hooks: leave the model's operators as they are, and compress whatever they save"
         ),
     )
     minimum_elements: int = Field(1024, ge=1, description="storages with fewer elements are left raw")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -66,7 +67,16 @@ class SiteReport:
 
 
 class SiteReports(list[SiteReport]):
-    """The reports of all sites; ``print`` shows them as a table."""
+    """The reports of all sites; ``print`` shows them as a table.
+
+    Args:
+        sites: the reports.
+        notes: lines below the table.
+    """
+
+    def __init__(self, sites: Iterable[SiteReport] = (), notes: Sequence[str] = ()) -> None:
+        super().__init__(sites)
+        self.notes = tuple(notes)
 
     def __str__(self) -> str:
         columns = ("site", "calls", "rows", "width", "dtype", "raw bytes", "kept bytes", "rank", "fidelity", "error")
@@ -87,7 +97,8 @@ class SiteReports(list[SiteReport]):
             for site in self
         ]
         align = ("left", *["right"] * 3, "left", *["right"] * 4, "left", "left")
-        return tabulate(rows, headers=(*columns, "left raw, since"), colalign=align, disable_numparse=True)
+        table = tabulate(rows, headers=(*columns, "left raw, since"), colalign=align, disable_numparse=True)
+        return "\n".join([table, *([""] if self.notes else []), *self.notes])
 
 
 class SiteBook:
@@ -100,12 +111,14 @@ class SiteBook:
         generator: torch.Generator | None,
         reason: str = "",
         untouched: str = "",
+        chosen: bool = True,
     ) -> None:
         self.site = site
         self.codec = codec
         self.generator = generator
         self.reason = reason
         self.untouched = untouched  # why there is no codec
+        self.chosen = chosen  # whether it is among the sites that are to be compressed
         self.ledger = SavedLedger()
         self.propagating = False
         self.rows = 0

@@ -89,6 +89,10 @@ class Weights:
         base = tensor if tensor._base is None else tensor._base
         return base.is_leaf and base.requires_grad
 
+    def is_parameter(self, tensor: Tensor) -> bool:
+        """Whether the tensor is a parameter of the model itself, not a view or a copy of one."""
+        return tensor.is_leaf and tensor.untyped_storage()._cdata in self._storages
+
     def copied_into(self, tensor: Tensor) -> bool:
         """Whether the tensor is made of parameters by copying alone, such as autocast's copy in 16 bits."""
         node = tensor.grad_fn

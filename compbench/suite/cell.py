@@ -7,9 +7,10 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from compbench.capture.settings import CaptureSettings
+from compbench.measure.allocator import Allocator
 
 
 class Training(BaseModel):
@@ -27,6 +28,10 @@ class Training(BaseModel):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="fp32, or bf16 autocast over fp32 parameters")
 
 
+_UNSAID = CaptureSettings(routes="hooks").model_dump(mode="json")
+"""What a key leaves out. It stays as it was when cells were first named, whatever the defaults have become."""
+
+
 class Measuring(BaseModel):
     """Which passes a cell makes beside its training."""
 
@@ -35,6 +40,10 @@ class Measuring(BaseModel):
     memory: bool = Field(True, description="measure saved bytes and peak delta")
     time_pairs: int = Field(5, ge=0, description="pairs of one compressed and one uncompressed step; 0: no timing")
     gradient_cosine: bool = Field(True, description="compare gradients with the exact ones, early and at the end")
+    flops: bool = Field(True, description="count the floating-point operations of a step")
+    allocator: Allocator = Field(
+        "reuse", description="reuse: the process keeps the memory that it frees; default: as the system does it"
+    )
 
 
 class PluginReference(BaseModel):
@@ -65,6 +74,11 @@ class Cell(BaseModel):
     device: str = "cpu"
     plugins_dir: str | None = Field(None, description="absolute path of the project's own plugins, if any")
 
+    @field_validator("capture", mode="before")
+    @classmethod
+    def _recorded_before_there_was_a_choice(cls, capture: object) -> object:
+        return {"routes": "hooks", **capture} if isinstance(capture, dict) else capture
+
     @property
     def label(self) -> str:
         """What a table's row is called: the arm, and values of further matrix axes, such as ``laser hidden=128``."""
@@ -73,7 +87,10 @@ class Cell(BaseModel):
     @property
     def key(self) -> str:
         """A readable and unique file name: label, depth and seed, and 12 digits of the identity's hash."""
-        identity = self.model_dump(mode="json", exclude_defaults=True, exclude={"suite", "plugins_dir"})
+        identity = self.model_dump(mode="json", exclude_defaults=True, exclude={"suite", "plugins_dir", "capture"})
+        capture = self.capture.model_dump(mode="json")
+        if changed := {name: value for name, value in capture.items() if value != _UNSAID[name]}:
+            identity["capture"] = changed
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         readable = re.sub(r"[^A-Za-z0-9_.=-]+", "-", self.label)
         return f"{readable}-d{self.depth}-s{self.seed}-{digest[:12]}"

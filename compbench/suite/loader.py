@@ -155,7 +155,7 @@ class _Loader:
             )
             for arm in arms
         }
-        measurings = self._sections("measuring", Measuring, [])
+        measurings = self._sections("measuring", Measuring, axes.sections["measuring"])
         captures = self._sections("capture", CaptureSettings, axes.sections["capture"])
         if self._data.get("margins") and "none" not in self._arm_names():
             self._checker.add(("margins",), "margins are judged against an arm named 'none', and there is none")
@@ -165,17 +165,20 @@ class _Loader:
         variants = tuple(
             Variant(
                 arm=arm.name,
-                values=dict(sorted({**first.values, **second.values, **third.values, **fourth.values}.items())),
+                values=dict(sorted(values.items())),
                 workload=workload,
                 strategy=strategy,
                 training=training,
                 capture=capture,
+                measuring=measuring,
             )
             for first, (_, workload) in workloads
             for second, training in trainings
             for third, capture in captures
+            for fourth, measuring in measurings
             for arm in arms
-            for fourth, (_, strategy) in strategies[arm.name]
+            for fifth, (_, strategy) in strategies[arm.name]
+            for values in [first.values | second.values | third.values | fourth.values | fifth.values]
         )
         return Suite(
             name=head.name,
@@ -313,6 +316,8 @@ class _Loader:
             "workload": set(record.model_fields) if record else set(),
             "training": set(Training.model_fields),
             "capture": set(CaptureSettings.model_fields),
+            # The other fields of measuring say which passes are made: as axes they would leave holes in the table.
+            "measuring": {"allocator"},
         }
         for name, values in matrix.items():
             if name in _SMALLEST:

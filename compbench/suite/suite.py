@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from compbench.capture.settings import CaptureSettings
@@ -23,6 +23,7 @@ class Variant:
     strategy: tuple[PluginReference, ...]
     training: Training
     capture: CaptureSettings
+    measuring: Measuring = field(default_factory=Measuring)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Suite:
         matrix: the axes' values, in the file's order; ``depth`` and ``seed`` are always among them.
         variants: arms with the values of further axes, those of one choice of the workload side by side.
         training: how the first variant is trained.
-        measuring: the passes beside the training.
+        measuring: the passes beside the training in the first variant.
         capture: what sessions compress in the first variant.
         margins: the largest acceptable loss, by metric.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
@@ -82,7 +83,7 @@ class Suite:
                 strategy=variant.strategy,
                 variant=dict(variant.values),
                 training=variant.training,
-                measuring=self.measuring,
+                measuring=variant.measuring,
                 capture=variant.capture,
                 device=self.device,
                 plugins_dir=plugins_dir,

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from compbench.capture.honesty import Held, undeclared_by_codec
 from compbench.compressor import Codec
+from compbench.readings import read_together
 from compbench.testing.payloads import comes_back
 from compbench.testing.trial import FEW, Trial, Violation, conformance, same_bits
 
@@ -82,13 +83,15 @@ def _random_states(trial: Trial) -> dict[str, Any]:
     return states
 
 
-def _transcript(trial: Trial, codec: Codec, first: int, last: int) -> list[Any]:
+def _transcript(
+    trial: Trial, codec: Codec, first: int, last: int, end: Callable[[Codec], None] = lambda codec: codec.end_step()
+) -> list[Any]:
     """What the payloads of some steps decode to, and the figures after each step."""
     told: list[Any] = []
     for step in range(first, last):
         payloads = [codec.encode(trial.rows(100 * step + call)) for call in range(2)]
         told += [payload.decode().clone() for payload in payloads]
-        codec.end_step()
+        end(codec)
         told.append(dict(codec.statistics()))
     return told
 
@@ -165,7 +168,7 @@ class _NoCopies(TorchFunctionMode):
 
 @conformance(comes_back)
 def never_waits_for_the_device(trial: Trial) -> None:
-    """encode() and decode() never read a value on the host: no .item(), no .cpu(), no branch on values."""
+    """encode() and all that payloads do never read a value on the host: no .item(), no .cpu(), no branch on values."""
     for when, codec in trial.cold_and_warm():
         doing = "encode"
         try:
@@ -176,12 +179,44 @@ def never_waits_for_the_device(trial: Trial) -> None:
                     payload = codec.encode(torch.empty(FEW, trial.site.width, device=trial.device))
                     doing = "decode"
                     payload.decode()
+                    doing = "weight_gradient"
+                    payload.weight_gradient(torch.empty(FEW, 5, device=trial.device))
+                    doing = "factors"
+                    payload.factors()
+                    doing = "coefficients"
+                    coefficients = payload.coefficients()
+                    if coefficients is not None:
+                        doing = "with_coefficients"
+                        payload.with_coefficients(None).with_coefficients(coefficients).decode()
         except Exception as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise Violation(
                 f"{doing}() needs a value on the host {when} ({reason}): "
                 "decide in end_step(), and keep to torch's operators"
             ) from error
+
+
+@conformance(same_seed_same_payloads)
+def readings_are_true(trial: Trial) -> None:
+    """end_step() decides the same when the values of readings() come to it with those of other sites."""
+    other = trial.codec()
+
+    def end_with_another(codec: Codec) -> None:
+        for call in range(3):
+            other.encode(5 * trial.rows(7000 + call))
+        with read_together([("", other), ("", codec), ("", trial.codec())]):
+            codec.end_step()
+            other.end_step()
+
+    steps = trial.warm_steps + 2
+    expected = _transcript(trial, trial.codec(), 0, steps)
+    found = _transcript(trial, trial.codec(), 0, steps, end_with_another)
+    difference = _difference(expected, found)
+    if difference:
+        raise Violation(
+            f"when readings() was read beforehand, {difference}: readings() must change nothing, and end_step() "
+            "call read() before it changes what readings() looks at"
+        )
 
 
 @conformance()
@@ -242,6 +277,7 @@ CODECS = (
     discarded_steps_leave_no_trace,
     recovers_from_what_is_not_finite,
     never_waits_for_the_device,
+    readings_are_true,
     nothing_piles_up,
     can_be_saved_and_loaded,
     statistics_are_numbers,

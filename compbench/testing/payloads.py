@@ -189,6 +189,33 @@ def weight_gradient_is_true(trial: Trial) -> None:
 
 
 @conformance(comes_back)
+def factors_are_the_rows(trial: Trial) -> None:
+    """factors() multiply to what decode() gives, at the rank that rank() tells."""
+    offered = False
+    for dtype in DTYPES:
+        for when, codec in trial.cold_and_warm(dtype):
+            payload = codec.encode(trial.rows(3, 64, dtype))
+            factors, rank = payload.factors(), payload.rank()
+            if factors is None:
+                if rank is not None:
+                    raise Violation(f"factors() is None {when}, and rank() is {rank}")
+                continue
+            offered = True
+            Z, Q = factors
+            decoded = payload.decode()
+            if Z.shape != (len(decoded), rank) or Q.shape != (decoded.shape[1], rank) or Z.dtype != decoded.dtype:
+                raise Violation(
+                    f"factors() are {_rows(Z)} and {_rows(Q)} {when} (allowed: {of_dtype(dtype)} "
+                    f"{(len(decoded), rank)} and {(decoded.shape[1], rank)}, {rank} being rank())"
+                )
+            difference = (Z.double() @ Q.double().T - decoded.double()).norm()
+            if not difference <= _TOLERANCE[dtype] * decoded.double().norm():
+                raise Violation(f"factors() multiply to other rows than decode() gives in {of_dtype(dtype)} {when}")
+    if not offered:
+        raise NotApplicable("payloads are no products")
+
+
+@conformance(comes_back)
 def coefficients_are_consistent(trial: Trial) -> None:
     """Coefficients have the width that the codec says, and can be taken out, replaced and put back."""
     offered = False
@@ -307,6 +334,7 @@ PAYLOADS = (
     rows_are_freed,
     kept_bytes_are_true,
     weight_gradient_is_true,
+    factors_are_the_rows,
     coefficients_are_consistent,
     exact_is_exact,
     finite_stays_finite,

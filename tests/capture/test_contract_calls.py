@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compbench import Codec, Compressor, Payload, Site, SiteUse
+from compbench import Codec, Compressor, Dense, Payload, Recomputation, Site, SiteUse
 from compbench.chain import Chain
 from tests.capture import zoo
 from tests.capture.zoo import session_of
@@ -68,7 +69,7 @@ def test_gradients_come_with_the_payload_of_the_call_that_they_belong_to(strateg
         output.register_hook(gradients.append)
 
     handle = model.layer.register_forward_hook(look)
-    with session_of(model, strategy) as session, session.step():
+    with session_of(model, strategy, routes="hooks") as session, session.step():
         model(x * 1).square().sum().backward()
     handle.remove()
     seen = SEEN["layer/tied_32" if "layer/tied_32" in SEEN else "layer/layer_32"]
@@ -157,3 +158,62 @@ def test_operators_tell_what_their_gradients_would_be_with_other_rows(model: str
     for weight in weights:
         assert any(g.shape == weight.shape and torch.allclose(g, weight, **tolerance) for g in shown)
     assert len(found) > len(weights)  # operators without a weight, too
+
+
+@pytest.mark.parametrize("operators", ["cheap", "expanding", "any"])
+def test_operators_tell_it_through_what_is_computed_again(operators: Literal["cheap", "expanding", "any"]) -> None:
+    """What a linear layer takes is computed from rows that a codec has: other rows there, another gradient here."""
+    factor, found = 1.5, []
+
+    class ScaledPayload(Dense):
+        def decode(self) -> Tensor:
+            return factor * super().decode()
+
+    class ScaledCodec(zoo.KeepCodec):
+        def encode(self, rows: Tensor) -> Payload:
+            return ScaledPayload(rows)
+
+    class ObservingCodec(zoo.KeepCodec):
+        watches_operators = True
+
+        def observe_operator(self, payload: Payload, gradients_with: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+            rows = payload.decode()
+            found.append((gradients_with(rows), gradients_with(factor * rows)))
+
+    class Rebuilding(Compressor):
+        """Keeps rows, and rebuilds others or looks at what would become of it."""
+
+        name = "rebuilding"
+        scaled: bool
+
+        def codec(self, site: Site, generator: torch.Generator) -> Codec | None:
+            if site.width != 48:
+                return None
+            return ScaledCodec() if self.scaled else ObservingCodec()
+
+        def recomputation(self) -> Recomputation:
+            return Recomputation(operators, modules=("1",))
+
+    torch.manual_seed(0)
+    norm, last = nn.LayerNorm(48, elementwise_affine=False), nn.Linear(48, 48)
+    model = nn.Sequential(nn.Linear(48, 48), nn.Sequential(nn.SiLU(), norm, last))
+    x = torch.randn(4, 10, 48)
+    gradients = {}
+    for scaled in (False, True):
+        model.zero_grad()
+        with session_of(model, Rebuilding(scaled=scaled)) as session, session.step():
+            model(x).sin().sum().backward()
+        gradients[scaled] = last.weight.grad.clone()
+        assert session.saved_bytes == 0
+        assert any(site.reason.startswith("computed again") for site in session.sites())
+    assert not torch.allclose(gradients[False], gradients[True])
+    of_weight = [
+        (own, other)
+        for exact, changed in found
+        for own, other in zip(exact, changed, strict=True)
+        if own.shape == gradients[False].shape
+    ]
+    assert any(
+        torch.allclose(own, gradients[False], atol=1e-5) and torch.allclose(other, gradients[True], atol=1e-5)
+        for own, other in of_weight
+    )

@@ -270,7 +270,7 @@ class Bends(Compressor):
 )
 def test_a_payload_that_decodes_to_something_else_names_strategy_and_site(how: str, what: str) -> None:
     model, x = model_and_batch()
-    with session_of(model, Bends(how=how)) as session, pytest.raises(PluginError, match=what) as raised:
+    with session_of(model, Bends(how=how), routes="hooks") as session, pytest.raises(PluginError, match=what) as raised:
         with session.step():
             train_step(model, x)
     assert "strategy 'bends' at site down/down_48" in str(raised.value)
@@ -286,7 +286,7 @@ def test_a_strategys_own_errors_carry_strategy_and_site() -> None:
 
 def test_patterns_choose_sites() -> None:
     model, x = zoo.Recursive(calls=2), torch.randn(4, 9, 32)
-    with session_of(model, zoo.Half(), sites=["mlp*", "!width:>=96"]) as session, session.step():
+    with session_of(model, zoo.Half(), sites=["mlp*", "!width:>=96"], routes="hooks") as session, session.step():
         train_step(model, x)
     compressed = {site.name for site in session.sites() if not site.reason}
     left = {site.name for site in session.sites() if site.reason == "not among the chosen sites"}

@@ -71,7 +71,7 @@ def test_a_site_that_would_not_save_stays_raw_and_says_so() -> None:
 
 def test_errors_at_linear_inputs_touch_the_weights_gradient_alone() -> None:
     model = zoo.Recursive(calls=2)
-    with session_of(model, zoo.Half()) as session, session.step():
+    with session_of(model, zoo.Half(), routes="hooks") as session, session.step():
         model(torch.randn(4, 9, 32)).square().mean().backward()
     propagating = {site.name: site.propagating for site in session.sites() if not site.reason}
     assert propagating["mlp.down/mlp_48"] is False

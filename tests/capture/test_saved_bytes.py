@@ -34,7 +34,7 @@ def test_session_reports_the_bytes_that_are_really_alive(name: str, strategy: Co
     make, shape = MODELS[name]
     model = make()
     x = torch.randn(shape)
-    session = session_of(model, strategy)
+    session = session_of(model, strategy, routes="hooks")
     alive, reported = alive_after_forward(session, model, x)
     # Alive beyond what is saved: the loss itself. Saved but made before: the input, where an operator saves it.
     saves_input = x.nbytes if name in {"mlp", "residual"} else 0
@@ -116,7 +116,7 @@ def test_one_storage_is_compressed_once_and_its_views_share_it() -> None:
 def test_what_was_compressed_is_freed() -> None:
     model = zoo.GatedMLP()
     x = torch.randn(40, 32, requires_grad=True)
-    with session_of(model, zoo.Half()) as session, LiveLedger() as ledger, session.step():
+    with session_of(model, zoo.Half(), routes="hooks") as session, LiveLedger() as ledger, session.step():
         loss = model(x).sum()
         # gate_up 96 wide, silu(gate) 48 and their product 48, in 16 bits; the input is a leaf and stays.
         assert ledger.live_bytes - 4 == 40 * (96 + 48 + 48) * 2

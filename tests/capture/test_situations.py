@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from compbench.capture.session import Session
 from compbench.compressor import Compressor
 from compbench.measure.live import LiveLedger
+from compbench.registry import Registry
 from tests.capture import zoo
 from tests.capture.zoo import session_of
 
@@ -30,6 +31,7 @@ from tests.capture.zoo import session_of
 pytestmark = pytest.mark.filterwarnings("ignore::compbench.errors.CaptureWarning")
 
 EXACT = [Identity(), zoo.Copy(), zoo.Nothing()]
+RECOMPUTED = Registry.load().compressor("recompute")
 SHIPPED = [NoCompression(), Identity(), Int8(), Laser(rank=4), Lance(rank=4), Gale(rank=4), LoRAct(rank=4)]
 LEARNING = [Int8(stochastic=True), Laser(rank=4), Lance(rank=4), Gale(rank=4), LoRAct(rank=4)]
 
@@ -550,7 +552,7 @@ class Saves(nn.Module):
         return z.abs() if z.is_complex() else z
 
 
-@pytest.mark.parametrize("strategy", [*EXACT, Int8(), zoo.Half()], ids=lambda s: s.name)
+@pytest.mark.parametrize("strategy", [*EXACT, RECOMPUTED, Int8(), zoo.Half()], ids=lambda s: s.name)
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_and_bytes_of_every_kind_of_tensor(kind: str, strategy: Compressor) -> None:
     torch.manual_seed(0)

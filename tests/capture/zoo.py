@@ -166,4 +166,11 @@ class Residual(nn.Module):
 
 
 def session_of(model: nn.Module, compressor: Compressor, **settings: object) -> Session:
+    """A session in which nearly everything is large enough, on the route that the tests of ``--routes`` ask for.
+
+    Copies are there to be equal bit by bit to what autograd does, and the session's own operators round otherwise:
+    strategies that copy take the hooks unless they are told otherwise.
+    """
+    if isinstance(compressor, Copy):
+        settings = {"routes": "hooks"} | settings
     return Session(model, compressor, CaptureSettings(minimum_elements=64, **settings))

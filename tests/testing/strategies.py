@@ -199,6 +199,30 @@ class Doubled(Pairs):
         return 2 * super().weight_gradient(grad_output)
 
 
+class Factored(Pairs):
+    """Pairs of columns as a product, of which the second factor belongs to other rows."""
+
+    def rank(self) -> int:
+        return self.factors()[1].shape[1]
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        Z = self.coefficients()
+        assert Z is not None
+        pairs = torch.eye(Z.shape[1], dtype=torch.float32).repeat_interleave(2, dim=0)
+        return Z, pairs.flip(0)
+
+
+class SwapsCodec(SoundCodec):
+    def encode(self, rows: Tensor) -> Payload:
+        return Factored(means(rows))
+
+
+class Swaps(Sound):
+    """Gives the factors of other rows."""
+
+    made = SwapsCodec
+
+
 class DoublesCodec(SoundCodec):
     def encode(self, rows: Tensor) -> Payload:
         return Doubled(means(rows))
@@ -363,6 +387,40 @@ class Asks(Sound):
     made = AsksCodec
 
 
+class ForgetsFirstCodec(SoundCodec):
+    def __init__(self, width: int, generator: torch.Generator) -> None:
+        super().__init__(width, generator)
+        self.largest = torch.zeros((), device=generator.device)
+        self.last = 0.0
+
+    def encode(self, rows: Tensor) -> Payload:
+        self.largest = torch.maximum(self.largest, rows.abs().amax().nan_to_num().float())
+        return super().encode(rows)
+
+    def readings(self) -> Iterable[Tensor]:
+        return (self.largest,)
+
+    def end_step(self) -> None:
+        super().end_step()
+        self.discard_step()
+        (self.last,) = self.read()
+
+    def discard_step(self) -> None:
+        self.largest = torch.zeros_like(self.largest)
+
+    def state(self) -> Iterable[Tensor]:
+        return (self.largest,)
+
+    def statistics(self) -> dict[str, float]:
+        return {**super().statistics(), "last": self.last}
+
+
+class ForgetsFirst(Sound):
+    """Asks for its readings when it has forgotten the step."""
+
+    made = ForgetsFirstCodec
+
+
 class PilesCodec(SoundCodec):
     def __init__(self, width: int, generator: torch.Generator) -> None:
         super().__init__(width, generator)
@@ -486,6 +544,7 @@ BROKEN: dict[str, Compressor] = {
     "rows_are_freed": KeepsRows(),
     "kept_bytes_are_true": Boasts(),
     "weight_gradient_is_true": Doubles(),
+    "factors_are_the_rows": Swaps(),
     "coefficients_are_consistent": Miscounts(),
     "exact_is_exact": Inexact(),
     "finite_stays_finite": Divides(),
@@ -496,6 +555,7 @@ BROKEN: dict[str, Compressor] = {
     "discarded_steps_leave_no_trace": Counts(),
     "recovers_from_what_is_not_finite": Follows(),
     "never_waits_for_the_device": Asks(),
+    "readings_are_true": ForgetsFirst(),
     "nothing_piles_up": Piles(),
     "can_be_saved_and_loaded": Unsaved(),
     "statistics_are_numbers": TellsTensors(),
@@ -682,6 +742,7 @@ ALSO_BROKEN: list[tuple[str, str, Compressor]] = [
         "weight_gradient() is float64 (5, 192)",
         strategy(variant(weight_gradient=lambda self, grad_output: grad_output.double().T @ self.decode().double())),
     ),
+    ("factors_are_the_rows", "rank() is 3", strategy(variant(rank=lambda self: 3))),
     (
         "coefficients_are_consistent",
         "coefficient_width() is 96, and payloads' coefficients() is None",
@@ -704,6 +765,22 @@ ALSO_BROKEN: list[tuple[str, str, Compressor]] = [
         "decode() needs a value",
         strategy(variant(decode=lambda self: Pairs.decode(self) * (1 if self.Z.any() else 0))),
     ),
+    (
+        "never_waits_for_the_device",
+        "weight_gradient() needs a value",
+        strategy(variant(weight_gradient=lambda self, grad: grad.T @ self.decode() * (1 if grad.any() else 0))),
+    ),
+    (
+        "never_waits_for_the_device",
+        "factors() needs a value",
+        strategy(variant(factors=lambda self: None if self.Z.any() else (self.Z, self.Z))),
+    ),
+    (
+        "never_waits_for_the_device",
+        "with_coefficients() needs a value",
+        strategy(variant(with_coefficients=lambda self, Z: type(self)(None if Z is None or not Z.any() else Z))),
+    ),
+    ("readings_are_true", "raised", strategy(plainly, readings=lambda self: (0.5,))),
     ("nothing_piles_up", "bytes in tensors", strategy(plainly, end_step=hoard)),
     (
         "can_be_saved_and_loaded",

@@ -1,0 +1,126 @@
+"""Weight gradients over all the calls of a weight, formed at the rank of what was kept, and expanded once.
+
+A linear layer's weight gradient is ``sum dY^T X`` over its calls. Where the calls of a step kept their rows as
+``X ~ Z Q^T`` in one basis, it is ``(sum dY^T Z) Q^T``: ``k / D`` of the arithmetic for each call, and one product more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compbench.compressor import Payload
+
+
+class WeightGradient:
+    """The gradient of one weight ``(M, D)``, summed up over the calls of one backward pass."""
+
+    __slots__ = ("_full", "_narrow", "_shared")
+
+    def __init__(self) -> None:
+        self._full: Tensor | None = None  # (M, D)
+        self._narrow: Tensor | None = None  # (k, M), the sum of Z^T dY in the basis that is shared
+        self._shared: Tensor | None = None  # that basis, (D, k)
+
+    def add_rows(self, rows: Tensor, grad_output: Tensor) -> None:
+        """Adds a call.
+
+        Args:
+            rows: ``X``, ``(N, D)``.
+            grad_output: ``dY``, ``(N, M)``.
+        """
+        if self._full is None:
+            self._full = grad_output.T @ rows
+        else:
+            self._full.addmm_(grad_output.T, rows)
+
+    def add_payload(self, payload: Payload, grad_output: Tensor) -> None:
+        """Adds a call whose rows are a payload's, at its rank if it has one."""
+        factors = payload.factors()
+        if factors is None:
+            gradient = payload.weight_gradient(grad_output)
+            self._full = gradient if self._full is None else self._full.add_(gradient)
+            return
+        coefficients, basis = factors
+        if self._shared is not basis:
+            self._expand()
+            self._shared = basis
+        if self._narrow is None:
+            self._narrow = coefficients.T @ grad_output
+        else:
+            self._narrow.addmm_(coefficients.T, grad_output)
+
+    def total(self) -> Tensor | None:
+        """The sum ``(M, D)``; None if nothing was added."""
+        self._expand()
+        return self._full
+
+    def _expand(self) -> None:
+        """Turns the sum at rank ``k`` into one at full width."""
+        narrow, basis = self._narrow, self._shared
+        self._narrow = self._shared = None
+        if narrow is None or basis is None:
+            return
+        columns = basis.to(narrow.dtype).T
+        if self._full is None:
+            self._full = narrow.T @ columns
+        else:
+            self._full.addmm_(narrow.T, columns)
+
+
+class Anchor(torch.autograd.Function):
+    """Stands between a weight and the operators that use it, and gives it the gradient that their calls summed up.
+
+    Autograd runs its backward when those of all users have run, in which they put their share into ``sums``. A user
+    outside the session's own operators gives its share in the ordinary way.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, sums: dict[int, WeightGradient]) -> Tensor:
+        """The weight itself; ``sums`` holds what backward passes that are under way have summed up, by their number."""
+        ctx.set_materialize_grads(False)
+        ctx.sums = sums
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, None]:
+        """What the users gave in the ordinary way, and what they summed up."""
+        (given,) = grad_outputs
+        own = ctx.sums.pop(torch._C._current_graph_task_id(), None)
+        total = None if own is None else own.total()
+        if total is None or given is None:
+            return (given if total is None else total), None
+        return given + total, None
+
+
+class AnchoredWeights:
+    """The weights of a step behind their anchors, one for each weight however often it is called."""
+
+    def __init__(self) -> None:
+        self._anchored: dict[int, tuple[Tensor, Tensor, dict[int, WeightGradient]]] = {}
+
+    def of(self, weight: Tensor) -> tuple[Tensor, dict[int, WeightGradient]]:
+        """A weight behind its anchor, and where the backward passes of its users sum its gradient up."""
+        found = self._anchored.get(id(weight))
+        if found is None:
+            sums: dict[int, WeightGradient] = {}
+            anchored: Tensor = Anchor.apply(weight, sums)  # type: ignore[no-untyped-call]
+            found = self._anchored[id(weight)] = (weight, anchored, sums)
+        return found[1], found[2]
+
+    def forget(self) -> None:
+        """Lets go of them, and of what a backward pass summed up that never came to the weight."""
+        for _, _, sums in self._anchored.values():
+            sums.clear()
+        self._anchored.clear()
+
+
+def sum_of(sums: dict[int, WeightGradient]) -> WeightGradient:
+    """Where the backward pass that is running sums up."""
+    task: int = torch._C._current_graph_task_id()
+    found = sums.get(task)
+    if found is None:
+        found = sums[task] = WeightGradient()
+    return found
