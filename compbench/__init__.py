@@ -2,8 +2,8 @@
 
 from importlib.metadata import version
 
-from compbench.capture import Session, SiteReport, compress
-from compbench.chain import Chain
+from compbench.capture import Compiled, Session, SiteReport, chosen_modules, compress
+from compbench.chain import Chain, ChainCodec, ChainPayload
 from compbench.compressor import Codec, Compressor, Dense, Payload, Recomputation, Site, SiteUse
 from compbench.hookspecs import hookimpl
 from compbench.records import Batch, Metric, Reporter
@@ -12,7 +12,10 @@ from compbench.workloads.base import Data, Workload
 __all__ = [
     "Batch",
     "Chain",
+    "ChainCodec",
+    "ChainPayload",
     "Codec",
+    "Compiled",
     "Compressor",
     "Data",
     "Dense",
@@ -25,6 +28,7 @@ __all__ = [
     "SiteReport",
     "SiteUse",
     "Workload",
+    "chosen_modules",
     "compress",
     "hookimpl",
 ]

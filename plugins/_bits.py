@@ -7,33 +7,44 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
     """Codes ``(n,)``, uint8 of which the lowest ``bits`` count, as ``(code_bytes(n, bits),)`` bytes."""
-    packed = []
+    n = len(codes)
+    packed = torch.empty(code_bytes(n, bits), dtype=torch.uint8, device=codes.device)
+    start = 0
     for shift, width in _planes(bits):
-        places = 8 // width  # codes whose parts share a byte: n / places of them side by side, not neighbours
-        plane = codes >> shift & (1 << width) - 1
-        lines = functional.pad(plane, (0, -len(codes) % places)).view(places, -1)
-        filled = lines[0]
-        for place in range(1, places):
-            filled = filled | lines[place] << width * place
-        packed.append(filled)
-    return torch.cat(packed)
+        size = math.ceil(n * width / 8)
+        filled = packed[start : start + size]
+        plane = codes >> shift if shift else codes
+        if width == 8:
+            return filled.copy_(plane)
+        plane = plane & (1 << width) - 1
+        # Codes whose parts share a byte are ``size`` apart, not neighbours: lines that are added as they are.
+        filled.copy_(plane[:size])
+        for place in range(1, 8 // width):
+            line = plane[place * size : (place + 1) * size]
+            filled[: len(line)].add_(line, alpha=1 << width * place)
+        start += size
+    return packed
 
 
 def unpack_codes(packed: Tensor, bits: int, codes: int) -> Tensor:
-    """The inverse of :func:`pack_codes`: ``(codes,)``, uint8."""
-    unpacked = torch.zeros(codes, dtype=torch.uint8, device=packed.device)
+    """The inverse of :func:`pack_codes`: ``(codes,)``, uint8; with 8 bits the bytes themselves, not a copy."""
+    unpacked = packed[:codes]
     start = 0
     for shift, width in _planes(bits):
-        places = 8 // width
-        size = math.ceil(codes / places)
+        if width == 8:
+            break
+        places, size = 8 // width, math.ceil(codes * width / 8)
         filled = packed[start : start + size]
-        lines = [filled >> width * place & (1 << width) - 1 for place in range(places)]
-        unpacked |= torch.cat(lines)[:codes] << shift
+        lines = torch.empty(places, size, dtype=torch.uint8, device=packed.device)
+        lines[0].copy_(filled)
+        for place in range(1, places):
+            torch.bitwise_right_shift(filled, width * place, out=lines[place])
+        plane = lines.bitwise_and_((1 << width) - 1).view(-1)[:codes]
+        unpacked = unpacked.add_(plane, alpha=1 << shift) if shift else plane
         start += size
     return unpacked
 

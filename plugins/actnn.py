@@ -28,6 +28,8 @@ average of 2 bits, the greedy search from 8. It departs from the source thus:
 - Codes are made with the minimum and range as they are stored, rounded outwards to bf16. The source rounds them after
   it has made the codes, which shifts a group by up to 1/256 of its minimum: at 8 bits as much as the rounding itself.
 - The last group of a sample is padded with its last element; the source pads with zeros, which widens its range.
+- The random numbers of rounding are a byte an element, and an offset for each group that makes rounding with them
+  unbiased (``_noise``); the source draws 32 bits an element.
 - Constants are bf16 whatever the rows are; the source keeps those of fp16 activations in fp16.
 
 A group with an element that is not finite is rebuilt as NaN.
@@ -45,12 +47,14 @@ from typing import ClassVar, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional
 
 from compbench import Codec, Compressor, Payload, Site, SiteUse, hookimpl
 from compbench.errors import SettingsError
 
 from ._bits import code_bytes, pack_codes, unpack_codes
+from ._blocks import blocks_of, joined, scales_of
+from ._kernels import KERNELS, Kernels, run
+from ._noise import NOISE, add_noise, rounding_noise
 from ._streams import CallStream
 
 _GROUP = 256
@@ -74,6 +78,7 @@ class ActNN(Compressor):
     budget_bytes: int | None = Field(
         None, ge=1, description="bytes of all payloads of a step, in the place of an average of bits; from step 2 on"
     )
+    kernels: Kernels = Field("eager", description=KERNELS)
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
@@ -174,24 +179,34 @@ class ActNNCodec(Codec):
         self._calls += 1
         S = self._samples(len(X))
         bits = self._bits_of(S)
-        x = to_groups(X.reshape(S, -1))  # (S, G, 256)
-        Z, R = constants(x)  # (S, G) each
-        order = None
-        if self.settings.allocate:
-            ranked, order = R.float().square().sum(dim=1).sort(descending=True)  # (S,)
-            known = self._R_squared
-            self._R_squared = ranked if known is None or known.shape != ranked.shape else known + ranked
-            if bits[0] == bits[-1]:
-                order = None
-            else:
-                x, Z, R = (of_samples.index_select(0, order) for of_samples in (x, Z, R))
+        kernels, full = self.settings.kernels, bits[0] == _MOST_BITS
         generator = self._stream.next()
-        elements = X.numel() // S
-        codes = []
-        for b, ranks in runs(bits):
-            quantised = quantise(x[ranks], Z[ranks], R[ranks], b, generator)  # (samples, G, 256)
-            codes.append(pack_codes(quantised.flatten(1)[:, :elements].reshape(-1), b))
-        return Quantised(tuple(codes), tuple(bits), Z, R, None if order is None else order.to(_INDEX), X.shape, X.dtype)
+        # Widened first: a compiled kernel of many types is several times slower, and so is an operator on two.
+        wide = torch.promote_types(X.dtype, torch.float32)
+        blocks = [x.to(wide) for x in blocks_of(X, S, _GROUP)]
+        noise = [rounding_noise(x.shape, generator) for x in blocks]
+        bounds = [stored(*run(kernels, least_and_greatest, x)) for x in blocks]
+        Z, R = (joined(part, S) for part in zip(*bounds, strict=True))  # (S, G) each
+        order = self._ranked(R) if self.settings.allocate else None
+        if bits[0] == bits[-1]:
+            order = None
+        B = by_sample(greatest_codes(bits, X.device), order).repeat_interleave(Z.shape[1]).view(Z.shape)
+        constants_of = ((Z.to(wide), R.to(wide)) for Z, R in bounds)
+        of_groups = zip(blocks, constants_of, noise, scales_of(B, blocks), strict=True)
+        codes = joined([run(kernels, quantise, x, *zr, *drawn, b, full) for x, zr, drawn, b in of_groups], S)  # (S, n)
+        if order is not None:
+            # It is codes that are put in order, a quarter of the bytes that elements have.
+            codes, Z, R = (of_samples.index_select(0, order) for of_samples in (codes, Z, R))
+            order = order.to(_INDEX)
+        packed = tuple(pack_codes(codes[ranks].reshape(-1), b) for b, ranks in runs(bits))
+        return Quantised(packed, tuple(bits), Z, R, order, X.shape, X.dtype, kernels)
+
+    def _ranked(self, R: Tensor) -> Tensor:
+        """Adds up the samples' sums of ``R^2``, the largest first, and tells their order, ``(S,)``."""
+        ranked, order = R.float().square().sum(dim=1).sort(descending=True)
+        known = self._R_squared
+        self._R_squared = ranked if known is None or known.shape != ranked.shape else known + ranked
+        return order
 
     def _samples(self, rows: int) -> int:
         """The number ``S`` of parts of so many rows."""
@@ -270,13 +285,17 @@ def runs(bits: Sequence[int]) -> Iterator[tuple[int, slice]]:
         start = stop
 
 
-def to_groups(samples: Tensor) -> Tensor:
-    """Samples ``(S, n)`` as groups ``(S, G, 256)``, the last one filled up with the sample's last element."""
-    S, n = samples.shape
-    missing = -n % _GROUP
-    if missing:
-        samples = torch.cat([samples, samples[:, -1:].expand(S, missing)], dim=1)
-    return samples.view(S, -1, _GROUP)
+def greatest_codes(bits: Sequence[int], device: torch.device) -> Tensor:
+    """``2^b - 1`` for each of the bits, ``(S,)``, fp32."""
+    greatest = torch.empty(len(bits), device=device)
+    for b, ranks in runs(bits):
+        greatest[ranks] = 2**b - 1
+    return greatest
+
+
+def by_sample(ranked: Tensor, order: Tensor | None) -> Tensor:
+    """What samples have by rank, ``(S, ...)``, in their own order."""
+    return ranked if order is None else torch.empty_like(ranked).index_copy_(0, order.long(), ranked)
 
 
 def constants(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -284,8 +303,18 @@ def constants(x: Tensor) -> tuple[Tensor, Tensor]:
 
     ``R`` is NaN where an element is not finite.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    least, greatest = x.amin(dim=-1).to(wide), x.amax(dim=-1).to(wide)
+    return stored(*least_and_greatest(x))
+
+
+def least_and_greatest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the greatest element of each group ``(..., 256)``, at least fp32."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # a minimum of bf16 is slow on CPU
+    return x.amin(dim=-1), x.amax(dim=-1)
+
+
+def stored(least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimum and range as they are kept, rounded outwards; never compiled, as compilers leave out such roundings."""
+    wide = least.dtype
     # bf16 has 8 bits of mantissa: a 256th of a number is between half a unit in its last place and a whole one.
     Z = least.bfloat16()
     Z = torch.where(Z.to(wide) > least, (least - least.abs() / 256).bfloat16(), Z)
@@ -295,17 +324,29 @@ def constants(x: Tensor) -> tuple[Tensor, Tensor]:
     return Z, R.masked_fill(~R.isfinite(), math.nan)
 
 
-def quantise(x: Tensor, Z: Tensor, R: Tensor, b: int, generator: torch.Generator) -> Tensor:
-    """Codes ``(..., 256)``, uint8: ``(x - Z) / R * (2^b - 1)``, rounded up or down at random.
+def quantise(x: Tensor, Z: Tensor, R: Tensor, noise: Tensor, offsets: Tensor, B: Tensor, full: bool) -> Tensor:
+    """Codes ``(x - Z) / R * B`` of groups ``x (M, 256)``, uint8, rounded up or down at random.
 
-    Where a range is zero or NaN, codes are arbitrary.
+    Where a range is zero or NaN, codes are arbitrary, and may be greater than ``B``.
+
+    Args:
+        x: the groups, at least fp32.
+        Z: their minima, ``(M,)``, in the same dtype.
+        R: their ranges, ``(M,)``, in the same dtype.
+        noise: uint8, ``(M, 256)``.
+        offsets: beside it, ``(M,)``.
+        B: their greatest codes, ``2^b - 1``, ``(M,)``.
+        full: whether one of these is 255.
     """
-    B = 2**b - 1
-    wide = torch.promote_types(x.dtype, torch.float32)
-    Z, R = Z.to(wide).unsqueeze(-1), R.to(wide).unsqueeze(-1)
-    codes = (x - Z).div_(R / B)
-    codes += torch.rand(codes.shape, dtype=wide, device=x.device, generator=generator)
-    return codes.floor_().clamp_(0, B).to(torch.uint8)
+    # In 256ths of a code, which take the byte of noise as integers. With it they fit in 16 bits, without a sign up to 7
+    # bits of code; with 8 bits half of the range is below zero, and the uppermost bit of a code is turned in the end.
+    greatest = NOISE * B
+    x = (x - Z.unsqueeze(-1)).mul_((greatest / R).unsqueeze(-1))
+    x = x.add_(offsets.unsqueeze(-1)).clamp_(max=greatest.unsqueeze(-1))
+    if full:
+        x = x.sub_(2**15).floor_()
+    codes = add_noise(x, noise).to(torch.uint8)
+    return codes.bitwise_xor_(2**7) if full else codes
 
 
 @dataclass(frozen=True)
@@ -320,6 +361,7 @@ class Quantised(Payload):
         order: which sample of the call each one is, ``(S,)``; None where they are in their own order.
         shape: of the rows, ``(N, D)``.
         dtype: of the rows.
+        kernels: whether decoding is compiled.
     """
 
     codes: tuple[Tensor, ...]
@@ -329,32 +371,35 @@ class Quantised(Payload):
     order: Tensor | None
     shape: torch.Size
     dtype: torch.dtype
+    kernels: Kernels
 
     def decode(self) -> Tensor:
-        S, G = self.Z.shape
+        S = len(self.Z)
         n = self.shape.numel() // S
-        samples = torch.empty(S, n, dtype=self.dtype, device=self.Z.device)
-        for codes, (b, ranks) in zip(self.codes, runs(self.bits), strict=True):
-            each = unpack_codes(codes, b, (ranks.stop - ranks.start) * n).view(-1, n)
-            values = self._values(functional.pad(each, (0, G * _GROUP - n)).view(-1, G, _GROUP), ranks, 2**b - 1)
-            samples[ranks] = values.flatten(1)[:, :n]
-        if self.order is not None:
-            samples = torch.empty_like(samples).index_copy_(0, self.order.long(), samples)
-        return samples.view(self.shape)
-
-    def _values(self, codes: Tensor, ranks: slice, B: int) -> Tensor:
-        """``Z + codes R / B``, ``(samples, G, 256)``."""
+        parts = [
+            unpack_codes(packed, b, (ranks.stop - ranks.start) * n).view(-1, n)
+            for packed, (b, ranks) in zip(self.codes, runs(self.bits), strict=True)
+        ]
+        codes = parts[0] if len(parts) == 1 else torch.cat(parts)
         wide = torch.promote_types(self.dtype, torch.float32)
-        step = self.R[ranks].to(wide).unsqueeze(-1) / B
-        values = codes.to(wide).mul_(step).add_(self.Z[ranks].to(wide).unsqueeze(-1))
-        if wide != self.dtype:  # the end of a range that was rounded outwards may be beyond the largest number
-            largest = torch.finfo(self.dtype).max
-            values.clamp_(-largest, largest)
-        return values
+        Z, step = self.Z.to(wide), self.R.to(wide) / greatest_codes(self.bits, self.Z.device).unsqueeze(1)
+        codes, Z, step = (by_sample(each, self.order) for each in (codes, Z, step))
+        blocks = blocks_of(codes, S, _GROUP)
+        of_blocks = zip(blocks, scales_of(Z, blocks), scales_of(step, blocks), strict=True)
+        return joined([run(self.kernels, rebuild, *each, self.dtype) for each in of_blocks], S).reshape(self.shape)
 
     def tensors(self) -> tuple[Tensor, ...]:
         kept = (*self.codes, self.Z, self.R)
         return kept if self.order is None else (*kept, self.order)
+
+
+def rebuild(codes: Tensor, Z: Tensor, step: Tensor, dtype: torch.dtype) -> Tensor:
+    """Groups ``(M, 256)`` of their codes, minima and steps between codes ``(M,)``: ``Z + codes * step``."""
+    values = codes.to(step.dtype).mul_(step.unsqueeze(-1)).add_(Z.unsqueeze(-1))
+    if dtype != step.dtype:  # the end of a range that was rounded outwards may be beyond the largest number
+        largest = torch.finfo(dtype).max
+        values = values.clamp_(-largest, largest)
+    return values.to(dtype)
 
 
 @hookimpl

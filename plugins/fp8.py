@@ -23,6 +23,9 @@ from them thus:
 - Rounding is to nearest, as torch casts. Stochastic rounding would need a step that differs from element to element;
   ``int8`` has it.
 
+Where the largest magnitude is below 5e-36 (e4m3) or 7e-34 (e5m2) the scale is that of this magnitude: smaller scales
+would be subnormal numbers, which are rounded themselves.
+
 A row, group or call with an element that is not finite is rebuilt as NaN: torch's own cast of infinity is not the same
 number in all of its versions and formats, and here it is never reached.
 """
@@ -39,7 +42,8 @@ from torch import Tensor
 
 from compbench import Codec, Compressor, Payload, Site, hookimpl
 
-from .int8 import from_blocks, to_blocks
+from ._blocks import Granularity, blocks_of, joined, layout, scales_of
+from ._kernels import KERNELS, Kernels, run
 
 _FORMATS = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 
@@ -52,10 +56,11 @@ class Fp8(Compressor):
     format: Literal["e4m3", "e5m2"] = Field(
         "e4m3", description="e4m3: 3 bits of mantissa; e5m2: 2 bits, and a wider range"
     )
-    granularity: Literal["row", "group", "tensor"] = Field("row", description="what shares one scale")
+    granularity: Granularity = Field("row", description="what shares one scale")
     group_size: int = Field(
         128, ge=1, description="columns that share a scale with granularity 'group'; the last has the rest"
     )
+    kernels: Kernels = Field("eager", description=KERNELS)
 
     def codec(self, site: Site, generator: torch.Generator) -> Codec | None:
         return Fp8Codec(self, site.width)
@@ -69,47 +74,63 @@ class Fp8Codec(Codec):
         self.D = width
 
     def encode(self, X: Tensor) -> Payload:
-        lines, groups, size = self._layout(len(X))
-        blocks = to_blocks(X, lines, groups, size)
-        number = _FORMATS[self.settings.format]
-        largest = torch.finfo(number).max
-        dtype = torch.promote_types(X.dtype, torch.float32)
-        bound = torch.maximum(blocks.amax(dim=-1), -blocks.amin(dim=-1)).to(dtype)  # (lines, groups)
-        scales = bound / largest
-        scales = scales.masked_fill_(scales == 0, 1)
-        # Where an element is not finite neither is the scale, and codes are 0 or NaN: times the scale they are NaN. The
-        # clamp is for scales so small that they are rounded themselves.
-        codes = (blocks / scales.unsqueeze(-1)).clamp_(-largest, largest).to(number)
-        return Fp8Payload(from_blocks(codes, X.shape), scales, size, X.dtype)
+        lines, _, size = self._layout(len(X))
+        kernels, number = self.settings.kernels, _FORMATS[self.settings.format]
+        parts = [run(kernels, quantise, x, number) for x in blocks_of(X, lines, size)]
+        codes, scales = (joined(part, lines) for part in zip(*parts, strict=True))
+        return Fp8Payload(codes.reshape(X.shape), scales, size, X.dtype, kernels)
 
     def _layout(self, rows: int) -> tuple[int, int, int]:
-        """Lines of elements, groups in a line, elements in a group; the last group of a line may be shorter."""
-        if self.settings.granularity == "tensor":
-            return 1, 1, rows * self.D
-        size = min(self.settings.group_size, self.D) if self.settings.granularity == "group" else self.D
-        return rows, math.ceil(self.D / size), size
+        return layout(self.settings.granularity, self.settings.group_size, rows, self.D)
 
     def kept_bytes(self, rows: int, calls: int, itemsize: int) -> int:
         lines, groups, _ = self._layout(rows)
         return calls * (rows * self.D + lines * groups * max(itemsize, torch.float32.itemsize))
 
 
+def quantise(x: Tensor, number: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Codes ``(M, n)`` and scales ``(M,)`` of blocks ``x (M, n)``; a scale is NaN where an element isn't finite."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # operators on two types are slow on CPU
+    bound = torch.maximum(x.amax(dim=-1), -x.amin(dim=-1))
+    # A scale that is so small that it is rounded itself would give codes beyond the largest.
+    scales = (bound / torch.finfo(number).max).clamp_(min=torch.finfo(x.dtype).tiny)
+    scales = scales.masked_fill_(~bound.isfinite(), math.nan)
+    return (x / scales.unsqueeze(-1)).to(number), scales
+
+
 class Fp8Payload(Payload):
     """Codes ``(N, D)`` and the scales ``(lines, groups)`` of their blocks."""
 
-    def __init__(self, codes: Tensor, scales: Tensor, size: int, dtype: torch.dtype) -> None:
+    def __init__(self, codes: Tensor, scales: Tensor, size: int, dtype: torch.dtype, kernels: Kernels) -> None:
         self._codes = codes
         self._scales = scales
         self._size = size
         self._dtype = dtype
+        self._kernels = kernels
 
     def decode(self) -> Tensor:
-        lines, groups = self._scales.shape
-        codes = to_blocks(self._codes.to(self._scales.dtype), lines, groups, self._size)
-        return from_blocks((codes * self._scales.unsqueeze(-1)).to(self._dtype), self._codes.shape)
+        codes = blocks_of(self._codes, len(self._scales), self._size)
+        scales = scales_of(self._scales, codes)
+        parts = [run(self._kernels, rebuild, *part, self._dtype) for part in zip(codes, scales, strict=True)]
+        return joined(parts, len(self._scales)).reshape(self._codes.shape)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return self._codes, self._scales
+
+
+def rebuild(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Blocks ``(M, n)`` of their codes and scales ``(M,)``."""
+    if codes.is_cpu and not torch.compiler.is_compiling():
+        # Torch's own cast is one number at a time there. The bits are those of an fp16 number, which has 5 bits of
+        # exponent and 10 of mantissa: e5m2 the upper half of it, e4m3 with an exponent whose zero is 8 less.
+        bits = codes.view(torch.int8).to(torch.int16)
+        if codes.dtype == torch.float8_e5m2:
+            numbers = bits.bitwise_left_shift_(8).view(torch.float16)
+        else:
+            numbers = bits.bitwise_left_shift_(7).bitwise_and_(~0x4000).view(torch.float16)
+            scales = scales * 2**8
+        return numbers.to(scales.dtype).mul_(scales.unsqueeze(-1)).to(dtype)
+    return codes.to(scales.dtype).mul_(scales.unsqueeze(-1)).to(dtype)
 
 
 @hookimpl

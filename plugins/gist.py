@@ -149,11 +149,15 @@ class GistCodec(Codec):
         room = self._room(elements)
         return sparse_bytes(elements, room, precision, itemsize) < reduced_bytes(elements, precision, itemsize)
 
+    def readings(self) -> Iterable[Tensor]:
+        return self.state()
+
     def end_step(self) -> None:
-        if self._nonzero is not None and (share := float(self._nonzero.item())) >= 0:
+        numbers = iter(self.read())
+        if self._nonzero is not None and (share := next(numbers)) >= 0:
             self.nonzero = share
         if self._overflows is not None:
-            self.overflows += int(self._overflows.item())
+            self.overflows += int(next(numbers))
         self.discard_step()
 
     def discard_step(self) -> None:

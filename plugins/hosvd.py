@@ -108,11 +108,14 @@ class HosvdCodec(Codec):
         needed = 1 + (shares < self.settings.energy).sum()
         return torch.where(total > 0, needed.clamp(max=len(energies)), 0)
 
+    def readings(self) -> Iterable[Tensor]:
+        return self._fidelity.tensors() + self._needed
+
     def end_step(self) -> None:
-        self._fidelity.end_step()
-        needed, self._needed = self._needed, []
-        if needed:
-            ranks = torch.stack(needed).tolist()
+        numbers = iter(self.read())
+        self._fidelity.end_step(numbers)
+        ranks, self._needed = [int(rank) for rank in numbers], []
+        if ranks:
             self.ranks = [min(r, self.largest) or self.rank(call) for call, r in enumerate(ranks)]
             self._capped = sum(r > self.largest for r in ranks)
 

@@ -59,8 +59,11 @@ class OracleSvdCodec(Codec):
         self._fidelity.add(X, Z)
         return LowRank(Z, Q)
 
+    def readings(self) -> Iterable[Tensor]:
+        return self._fidelity.tensors()
+
     def end_step(self) -> None:
-        self._fidelity.end_step()
+        self._fidelity.end_step(iter(self.read()))
 
     def discard_step(self) -> None:
         self._fidelity.discard_step()

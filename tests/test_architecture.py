@@ -13,7 +13,7 @@ from compbench.capture import Attention
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"errors", "compressor", "hookspecs", "records", "seeds", "site_patterns", "state", "workloads.base"},
+    {"errors", "compressor", "hookspecs", "readings", "records", "seeds", "site_patterns", "state", "workloads.base"},
     {"fields", "sources", "plugin_loading", "registry", "chain", "by_site", "scaffold", "workloads"},
     {"capture"},
     {"measure", "suite"},

@@ -77,7 +77,9 @@ class Slotted:
     x: int = 1
 
 
-@pytest.mark.parametrize("value", [Slotted(), {1, 2}, lambda: None, open, Thing], ids=str)
+@pytest.mark.parametrize(
+    "value", [Slotted(), {1, 2}, lambda: None, open, Thing], ids=["slots", "set", "lambda", "function", "class"]
+)
 def test_what_is_not_known_is_named(value: object) -> None:
     one = Thing()
     one.history = [value]

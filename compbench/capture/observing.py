@@ -60,7 +60,7 @@ class SavedTensor:
 
     def depends_on(self, entry: Entry) -> bool:
         """Whether it depends on the rows behind an entry."""
-        return self._entry() is entry or (self.recipe is not None and entry in self.recipe.entries())
+        return self._entry() is entry if self.recipe is None else entry in self.recipe.entries()
 
     def is_cast_of(self, tensor: Tensor) -> bool:
         """Whether it may be what autocast made of a tensor."""

@@ -18,7 +18,7 @@ from compbench.capture.modules import ModuleTracker
 from compbench.capture.observing import Operator, SavedTensor, gradient_observer, operator_observer
 from compbench.capture.operators import OperatorTracker
 from compbench.capture.plainly import plainly
-from compbench.capture.recompute import Deferred, Recipe, Recomputed, Recomputer
+from compbench.capture.recompute import Deferred, Recipe, Recomputed, Recomputer, mapped
 from compbench.capture.sites import SiteBook
 from compbench.capture.special import describe_special, parts
 from compbench.capture.steps import Steps
@@ -233,6 +233,21 @@ class Saver:
         self._watched.append((entry, in_rows, SavedTensor(tensor, entry, recipe)))
         self._operators.finished = self._show_gradient
 
+    def _computed_again(self, entry: Entry, arguments: Any, keywords: Mapping[str, Any]) -> list[SavedTensor]:
+        """What an operator takes and does not save, and what need not be kept for it as it is computed again."""
+        found: list[SavedTensor] = []
+
+        def look(tensor: Tensor) -> Tensor:
+            recomputer = None if describe_special(tensor) else self.recomputer
+            recipe = None if recomputer is None else recomputer.find(tensor, tensor.untyped_storage()._cdata)
+            if recipe is not None:
+                found.append(SavedTensor(tensor, entry, recipe))
+            return tensor
+
+        mapped(arguments, look)
+        mapped(dict(keywords), look)
+        return found
+
     def _show_gradient(
         self, output: object, function: Callable[..., Any], arguments: Any, keywords: Mapping[str, Any]
     ) -> None:
@@ -246,7 +261,10 @@ class Saver:
         for entry in {id(watch[0]): watch[0] for watch in watched}.values():
             codec = entry.book.codec
             if codec is not None and codec.watches_operators:
-                operator = operator or Operator(function, arguments, keywords, output, [saved for *_, saved in watched])
+                if operator is None:
+                    saved = [saved for *_, saved in watched]
+                    saved += self._computed_again(entry, arguments, keywords)
+                    operator = Operator(function, arguments, keywords, output, saved)
                 if operator.takes(entry):
                     output.grad_fn.register_prehook(operator_observer(entry, operator, place))
             in_rows = any(whole for of, whole, _ in watched if of is entry)

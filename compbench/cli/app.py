@@ -15,6 +15,8 @@ from compbench.cli.run_command import run
 from compbench.cli.sites_command import HELP as SITES_HELP
 from compbench.cli.sites_command import sites
 from compbench.cli.table_command import table
+from compbench.cli.trace_command import HELP as TRACE_HELP
+from compbench.cli.trace_command import trace
 from compbench.run.machine import distribution_version
 
 OVERVIEW = """
@@ -28,6 +30,7 @@ Examples:
   compbench run quick                          eight arms, in under three minutes on two cores
   compbench run suites/trm_depth.yaml --only seed=0,1 --only depth=4,8
   compbench sites quick --only arm=laser       what an arm will save and keep, place by place
+  compbench trace quick --only arm=laser       where the time of its step goes, operator by operator
   compbench table results/quick --format github
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
@@ -47,6 +50,7 @@ app = typer.Typer(
 )
 app.command(help=RUN_HELP)(run)
 app.command(help=SITES_HELP)(sites)
+app.command(help=TRACE_HELP)(trace)
 app.command()(table)
 app.command()(plugins)
 app.add_typer(new, name="new")

@@ -42,8 +42,23 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
             allowed.setdefault(axis, set()).update(matched)
     selected = [cell for cell in cells if all(_axes(cell).get(axis) in found for axis, found in allowed.items())]
     if not selected:
-        raise SettingsError(f"--only {' --only '.join(only)}: no cell of the suite matches all of these")
+        raise SettingsError(
+            f"--only {' --only '.join(only)}: no cell of the suite matches all of these{_nearly(cells, allowed)}"
+        )
     return selected
+
+
+def _nearly(cells: Sequence[Cell], allowed: Mapping[str, set[str]]) -> str:
+    """What there is of an axis where all others are as they were asked for, as a clause; nothing if there is none."""
+    for axis in reversed(list(allowed)):
+        others = {name: found for name, found in allowed.items() if name != axis}
+        near = [cell for cell in cells if all(_axes(cell).get(name) in found for name, found in others.items())]
+        if near:
+            there = axis_values(near).get(axis)
+            asked = " and ".join(f"{name}={','.join(sorted(found))}" for name, found in others.items())
+            instead = f"{axis}={','.join(there)}" if there else f"no {axis}"
+            return f" (with {asked} there is {instead})"
+    return ""
 
 
 def to_run(cells: Iterable[Cell], results: Mapping[str, CellResult], rerun: Rerun) -> list[Cell]:

@@ -29,12 +29,13 @@ matrix:
 training: {batch_size: 8}
 device: cpu
 """
+HOOKS = "capture: {routes: hooks}\n"  # so that there are many sites
 Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "tiny.yaml").write_text(SUITE)
+    (tmp_path / "tiny.yaml").write_text(SUITE + HOOKS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -131,7 +132,7 @@ def test_json_has_every_figure(compbench: Command) -> None:
 
 
 def test_patterns_of_the_suite_are_followed(compbench: Command, folder: Path) -> None:
-    (folder / "tiny.yaml").write_text(SUITE + "capture: {sites: ['block.mlp*', '!width:<48']}\n")
+    (folder / "tiny.yaml").write_text(SUITE + "capture: {routes: hooks, sites: ['block.mlp*', '!width:<48']}\n")
     _, out, _ = compbench("sites", "tiny.yaml", "--only", "arm=int8")
     assert [row[0] for row in rows(out, "site")] == ["block.mlp/mlp_96", "block.mlp/mlp_48", "block.mlp.down/mlp_48"]
     raw = {row[0]: row[-1] for row in rows(out, "site left raw")}
@@ -139,7 +140,7 @@ def test_patterns_of_the_suite_are_followed(compbench: Command, folder: Path) ->
 
 
 def test_a_pattern_that_matches_no_site_is_an_error_with_the_nearest(compbench: Command, folder: Path) -> None:
-    (folder / "tiny.yaml").write_text(SUITE + "capture: {sites: [block.mpl]}\n")
+    (folder / "tiny.yaml").write_text(SUITE + "capture: {routes: hooks, sites: [block.mpl]}\n")
     status, out, err = compbench("sites", "tiny.yaml", "--only", "arm=int8")
     assert (status, out) == (2, "")
     assert err.startswith("error: arm 'int8' at depth 4: sites pattern 'block.mpl' matches none of the 12 sites; ")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import mmap
+import time as clock
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from compbench.capture.settings import CaptureSettings
 from compbench.measure.fidelity import gradient_cosine
 from compbench.measure.memory import measure_memory
 from compbench.measure.step import Step
-from compbench.measure.timing import measure_time
+from compbench.measure.timing import PHASES, measure_time, time_step
 from tests.capture import zoo
 
 
@@ -169,23 +171,69 @@ def test_timing_counts_pairs_and_leaves_no_gradients() -> None:
     assert all(p.grad is None for p in step.model.parameters())
 
 
-def test_timing_finds_a_strategy_that_sleeps() -> None:
-    import time as clock
+@pytest.mark.parametrize("phase", PHASES)
+def test_timing_finds_a_strategy_that_sleeps_and_says_when(phase: str) -> None:
+    class SleepingPayload(zoo.Dense):
+        def decode(self) -> Tensor:
+            clock.sleep(0.05 * (phase == "backward"))
+            return super().decode()
+
+    class SleepsCodec(zoo.CopyCodec):
+        def encode(self, rows: Tensor) -> zoo.Dense:
+            clock.sleep(0.05 * (phase == "forward"))
+            return SleepingPayload(rows.clone())
+
+        def end_step(self) -> None:
+            clock.sleep(0.05 * (phase == "update"))
 
     class Sleeps(zoo.Copy):
-        """Sleeps at each call."""
+        """Sleeps at each site, in one of the phases."""
 
         name = "sleeps"
 
         def codec(self, site, generator):
-            class SleepsCodec(zoo.CopyCodec):
-                def end_step(self) -> None:
-                    clock.sleep(0.05)
-
             return SleepsCodec()
 
-    step, batch = parts()
+    step, batch = parts(calls=1)
     with session_of(step, Sleeps()) as session:
         time = measure_time(step, session, batch, 3)
     assert time.step_seconds - time.uncompressed_step_seconds > 0.05
     assert time.ratio > 2
+    for name, found in time.phases.items():
+        assert (found.seconds - found.uncompressed_seconds > 0.05) == (name == phase), name
+    assert time.phases["update"].ratio is None
+    assert all(time.phases[name].ratio > 0 for name in ("forward", "backward"))
+
+
+def test_the_phases_of_a_step_add_up_to_it() -> None:
+    step, batch = parts()
+    with session_of(step, zoo.Half()) as session:
+        compressed = time_step(step, session, batch)
+        with session.paused():
+            plain = time_step(step, None, batch)
+    for taken in (compressed, plain):
+        assert tuple(taken.phases) == PHASES
+        assert all(seconds >= 0 for seconds in taken.phases.values())
+        assert sum(taken.phases.values()) == pytest.approx(taken.seconds, rel=1e-9)
+
+
+def test_memory_that_a_step_touches_for_the_first_time_is_counted_in_page_faults() -> None:
+    class Maps(zoo.Copy):
+        """Maps a megabyte of memory at each end of a step, page by page, and gives it back."""
+
+        name = "maps"
+
+        def codec(self, site, generator):
+            class MapsCodec(zoo.CopyCodec):
+                def end_step(self) -> None:
+                    with mmap.mmap(-1, 2**20) as memory:
+                        for start in range(0, 2**20, mmap.PAGESIZE):
+                            memory[start] = 1
+
+            return MapsCodec()
+
+    step, batch = parts(calls=1)
+    with session_of(step, Maps()) as session:
+        time = measure_time(step, session, batch, 2)
+        sites = sum(1 for site in session.sites() if not site.reason)
+    assert time.page_faults - time.uncompressed_page_faults >= 0.5 * sites * 2**20 / mmap.PAGESIZE

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compbench_plugins._bits import code_bytes, pack_codes, unpack_codes
-from compbench_plugins.actnn import ActNN, ActNNCodec, Quantised, fewest_bits
+from compbench_plugins.actnn import ActNN, ActNNCodec, Quantised, fewest_bits, quantise
 from compbench_plugins.gale import Gale
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,6 +128,28 @@ def test_the_mean_over_draws_is_what_was_encoded(bits: int) -> None:
     # Each element has two possible values, as far apart as codes are.
     assert ((decoded - X).abs() <= step * (1 + 1e-5)).all()
     assert ((decoded.mean(dim=0) - X).abs() <= 5.5 * error / math.sqrt(draws) + 1e-5).all()
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_no_code_is_rounded_beyond_the_largest(bits: int) -> None:
+    x = normal(2000, 256) * torch.linspace(0.01, 99, 2000).unsqueeze(1)
+    Z, R = (x.amin(dim=1), x.amax(dim=1) - x.amin(dim=1))
+    B = torch.full((2000,), 2.0**bits - 1)
+    for byte, offset in ((255, 1 - 2.0**-24), (0, 0.0)):
+        noise, offsets = torch.full(x.shape, byte, dtype=torch.uint8), torch.full((2000,), offset)
+        codes = quantise(x, Z, R, noise, offsets, B, bits == 8).double()
+        u = (x.double() - Z.double().unsqueeze(1)) / R.double().unsqueeze(1) * (2**bits - 1)
+        assert codes.max() <= 2**bits - 1
+        assert ((codes - u).abs() < 1 + 1e-4).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_offset_of_a_group_decides_between_256ths(bits: int) -> None:
+    B = 2.0**bits - 1
+    x = torch.tensor([[0.0, 5 + 255.5 / 256, B]]).repeat(2, 1)
+    noise, offsets = torch.zeros(2, 3, dtype=torch.uint8), torch.tensor([0.25, 0.75])
+    codes = quantise(x, torch.zeros(2), torch.full((2,), B), noise, offsets, torch.full((2,), B), bits == 8)
+    assert codes.tolist() == [[0, 5, B], [0, 6, B]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from compbench_plugins._decomposition import Fidelity, encode_alone, first_basis, pays, principal_directions
-from compbench_plugins._subspace import LowRank
+from compbench_plugins._decomposition import Fidelity, encode_alone, has_directions, pays, principal_directions
+from compbench_plugins._subspace import LowRank, largest_entry
 from torch import Tensor
 
 from compbench import Dense
@@ -55,25 +55,47 @@ def test_a_call_alone_keeps_factors_where_they_are_smaller_than_its_rows(rows: i
 
 
 @pytest.mark.parametrize("spoilt", [0.0, math.nan, math.inf])
-def test_there_is_no_first_basis_without_directions(spoilt: float) -> None:
-    assert first_basis(spoilt * torch.eye(5), 2) is None
+def test_a_gram_matrix_without_directions_is_told_by_its_largest_entry(spoilt: float) -> None:
+    assert has_directions(float(largest_entry(torch.eye(5))))
+    assert not has_directions(float(largest_entry(spoilt * torch.eye(5))))
+
+
+def ended(fidelity: Fidelity) -> bool:
+    """Ends a step, with the numbers that a codec would read."""
+    return fidelity.end_step(iter([number for tensor in fidelity.tensors() for number in tensor.tolist()]))
+
+
+def test_fidelity_can_be_measured_in_one_step_of_several() -> None:
+    fidelity = Fidelity(every=3)
+    X, Z = random(20, 6), random(20, 2, seed=1)
+    kept = Z.norm() / X.norm()
+    fidelity.add(X, X)
+    fidelity.discard_step()  # no step, so that the next one is measured
+    measured = []
+    for step in range(7):
+        spoilt = math.nan if step == 3 else 1.0  # a step that tells nothing: the next one is measured in its place
+        fidelity.add((step + 1) * X * spoilt, Z)
+        assert bool(fidelity.tensors()) == (step in (0, 3, 4))
+        measured.append(ended(fidelity))
+    assert measured == [True, False, False, False, True, False, False]
+    assert fidelity.figures()["fidelity"] == pytest.approx(float(kept) / 5)
 
 
 def test_fidelity_is_of_all_calls_and_of_the_last_step_that_had_any() -> None:
     fidelity = Fidelity()
     X, Q = random(50, 6), torch.linalg.qr(random(6, 2, seed=1)).Q
-    assert not fidelity.end_step()
+    assert not ended(fidelity)
     assert fidelity.figures() == {}
     for call in X.split(17):
         fidelity.add(call, call @ Q)
-    assert fidelity.end_step()
+    assert ended(fidelity)
     rebuilt = X @ Q @ Q.T
     figures = fidelity.figures()
     assert figures["fidelity"] == pytest.approx(float((X * rebuilt).sum() / X.norm() / rebuilt.norm()))
     assert figures["relative_error"] == pytest.approx(float((X - rebuilt).norm() / X.norm()))
     for spoilt in (0.0, math.nan, math.inf):
         fidelity.add(spoilt * X, X @ Q)
-        assert not fidelity.end_step()
+        assert not ended(fidelity)
     fidelity.add(X, X)
     fidelity.discard_step()
     assert not fidelity.tensors()

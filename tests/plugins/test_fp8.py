@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from compbench_plugins.fp8 import Fp8, Fp8Codec
+from compbench_plugins.fp8 import _FORMATS, Fp8, Fp8Codec, rebuild
 from compbench_plugins.int8 import Int8
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,10 +137,21 @@ def test_the_largest_magnitude_is_kept_to_rounding_at_both_ends_of_fp32(number: 
     assert decoded.isfinite().all()
 
 
-def test_rows_so_small_that_their_scale_is_rounded_stay_finite() -> None:
-    X = torch.tensor([[1.12e-40, -1.12e-40, 0.0]])  # 80,000 of the smallest numbers of fp32: a scale of 1.4 of them
-    decoded = make(3, format="e5m2").encode(X).decode()
-    assert decoded[0].tolist() == pytest.approx([8e-41, -8e-41, 0.0], rel=0.01, abs=0)
+@pytest.mark.parametrize(("number", "floor"), [("e4m3", 2.0**-10), ("e5m2", 2.0**-17)])
+def test_rows_of_subnormal_numbers_are_kept_by_the_smallest_normal_scale(number: str, floor: float) -> None:
+    tiny = torch.finfo(torch.float32).tiny
+    X = torch.tensor([[1.12e-40, -1.12e-40, 0.0], [1.4e-45, 0.0, 0.0], [5e-39, 4e-36, -1e-36]])
+    error = (make(3, format=number).encode(X).decode().double() - X.double()).abs()
+    assert (error <= torch.maximum(RELATIVE[number] * X.double().abs(), torch.tensor(floor * tiny + 1e-45))).all()
+
+
+@pytest.mark.parametrize("number", ["e4m3", "e5m2"])
+def test_every_code_is_decoded_as_torch_casts_it(number: str) -> None:
+    codes = torch.arange(256, dtype=torch.int16).to(torch.uint8).view(_FORMATS[number]).view(16, 16)
+    cast = codes.float()
+    decoded = rebuild(codes, torch.full((16,), 3.0), torch.float32)
+    finite = cast.isfinite()  # others are not made: a block that would have them has NaN as its scale
+    assert torch.equal(decoded[finite], 3 * cast[finite])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -150,7 +161,9 @@ def test_a_spoilt_block_is_not_finite_and_spoils_no_other(number: str, bad: floa
     X[1, 22] = bad
 
     def finite(granularity: str) -> Tensor:
-        return make(25, format=number, granularity=granularity, group_size=10).encode(X).decode().isfinite()
+        decoded = make(25, format=number, granularity=granularity, group_size=10).encode(X).decode()
+        assert not decoded.isinf().any()
+        return decoded.isfinite()
 
     by_row = torch.ones(3, 25, dtype=torch.bool)
     by_row[1] = False

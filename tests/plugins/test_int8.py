@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from compbench_plugins.int8 import Int8, Int8Codec
+from compbench_plugins.int8 import Int8, Int8Codec, quantise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -104,6 +104,34 @@ def test_the_greatest_magnitudes_are_kept_to_rounding() -> None:
     for stochastic in (False, True):
         decoded = make(4, stochastic=stochastic).encode(X).decode()
         assert torch.allclose(decoded[:, [0, 1, 3]], X[:, [0, 1, 3]], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("largest", [1.4e-45, 2.6e-43, 1e-40, 1e-38, 1e-36, 3e-34])
+def test_codes_of_subnormal_scales_do_not_wrap(largest: float, stochastic: bool) -> None:
+    X = largest * torch.tensor([[1.0, -1.0, 0.5, 0.0, -0.25]])
+    decoded = make(5, stochastic=stochastic).encode(X).decode()
+    least_scale = 256 * torch.finfo(torch.float32).tiny
+    assert (decoded - X).abs().max() <= (1 if stochastic else 0.5) * least_scale * (1 + 1e-5)
+    assert (decoded.sign() * X.sign() >= 0).all()
+
+
+@pytest.mark.parametrize("sigma", [False, True])
+def test_no_code_is_rounded_beyond_the_largest(sigma: bool) -> None:
+    x = torch.ones(3000, 33) * torch.linspace(0.01, 99, 3000).unsqueeze(1)
+    x[:, 1], x[:, 2] = -x[:, 0], 0
+    x[::2, :2] *= 30  # which sigma clips
+    for byte, offset in ((255, 1 - 2.0**-24), (0, 0.0)):
+        noise, offsets = torch.full(x.shape, byte, dtype=torch.uint8), torch.full((3000,), offset)
+        codes, _ = quantise(x, sigma, noise, offsets)
+        assert codes.abs().max() == 127
+        assert (codes * x.sign() >= 0).all()
+
+
+def test_the_offset_of_a_block_decides_between_256ths() -> None:
+    x = torch.tensor([[127.0, 5 + 255.5 / 256, -5 - 255.5 / 256]]).repeat(2, 1)
+    codes, _ = quantise(x, False, torch.zeros(2, 3, dtype=torch.uint8), torch.tensor([0.25, 0.75]))
+    assert codes.tolist() == [[127, 5, -6], [127, 6, -6]]
 
 
 @pytest.mark.parametrize("width", [64, 65, 96, 100, 128, 129, 200, 512, 3072])

@@ -587,7 +587,7 @@ def test_a_rank_above_the_width_is_clamped_and_told() -> None:
     for rank, told in [(WIDTH, 0), (WIDTH + 1, 1)]:
         codec = make(rank=rank, max_rank=512)
         assert codec.k == WIDTH
-        assert codec.statistics()["clamped_ranks"] == told
+        assert codec.statistics()["rank_clamped"] == told
 
 
 def test_the_last_override_that_chooses_a_site_sets_its_rank_and_fidelity() -> None:

@@ -180,7 +180,7 @@ BAD = {
     "depth_raises": (changed(8, "  depth:\n  - 4\n  - 13"), "10: workload 'maze' at depth 13: KeyError: 'thirteen'"),
     "axis_unknown": (
         SUITE + "  hiden: [1]\n",
-        "10: unknown axis 'hiden'; did you mean 'hidden'? (allowed: attention, batch_size, ",
+        "10: unknown axis 'hiden'; did you mean 'hidden'? (allowed: allocator, attention, batch_size, ",
     ),
     "axis_ambiguous": (
         SUITE + "  steps: [1]\n",
@@ -375,6 +375,18 @@ def test_capture_settings_can_be_an_axis(bench: Bench) -> None:
     text = SUITE + "  attention: [raw, exact]\n"
     (problem,) = problems(bench, text)
     assert problem.startswith("10: capture: attention is 'exact' (allowed: 'recompute', 'raw' or 'literal')")
+
+
+def test_the_allocator_can_be_an_axis_and_what_is_measured_can_not(bench: Bench) -> None:
+    suite = bench.load(SUITE + "  allocator: [reuse, default]\nmeasuring: {time_pairs: 3}\n")
+    cells = suite.cells(bench.registry)
+    found = {(c.variant["allocator"], c.measuring.allocator, c.measuring.time_pairs) for c in cells}
+    assert found == {("reuse", "reuse", 3), ("default", "default", 3)}
+    assert {c.measuring.allocator for c in bench.load(SUITE).cells(bench.registry)} == {"reuse"}
+    (problem,) = problems(bench, SUITE + "measuring: {allocator: jemalloc}\n")
+    assert problem.startswith("10: measuring: allocator is 'jemalloc' (allowed: 'reuse' or 'default')")
+    (problem,) = problems(bench, SUITE + "  time_pairs: [3, 5]\n")
+    assert problem.startswith("10: unknown axis 'time_pairs'")
 
 
 def test_a_missing_file_names_the_shipped_suites(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
