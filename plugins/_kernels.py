@@ -5,9 +5,9 @@ read once. The functions are the same, so that codes are: bit for bit on the CPU
 divisions and roundings alone, and within one code where a sum is among them, which compiled code adds up in another
 order.
 
-Compiling costs 5 to 20 seconds for the first function of a process, and 1 to 5 for every further one and for every
-further dtype; torch keeps what it made on disk, which saves the most of it the next time. No shape is compiled into a
-kernel, so that all sites share it.
+Compiling took 15 to 25 seconds for the first function of a process, and 1 to 6 for every further one and for every
+further dtype; 5 to 10 and less than one where torch had kept on disk what it made for an earlier process. No shape is
+compiled into a kernel, so that all sites share it.
 
 Functions run as they are
 
@@ -36,7 +36,7 @@ from compbench.errors import CaptureWarning, one_line
 Kernels = Literal["eager", "compiled"]
 
 KERNELS = (
-    "compiled: one pass over memory, by torch.compile, which takes 5 to 20 s in each process; eager where it can't be"
+    "compiled: one pass over memory, by torch.compile, which takes 5 to 25 s in each process; eager where it can't be"
 )
 """What the option says of itself."""
 

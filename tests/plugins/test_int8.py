@@ -129,9 +129,9 @@ def test_no_code_is_rounded_beyond_the_largest(sigma: bool) -> None:
 
 
 def test_the_offset_of_a_block_decides_between_256ths() -> None:
-    x = torch.tensor([[127.0, 5 + 255.5 / 256, -5 - 255.5 / 256]]).repeat(2, 1)
+    x = torch.tensor([[127.0, 5 + 255.5 / 256, -5 - 0.5 / 256]]).repeat(2, 1)
     codes, _ = quantise(x, False, torch.zeros(2, 3, dtype=torch.uint8), torch.tensor([0.25, 0.75]))
-    assert codes.tolist() == [[127, 5, -6], [127, 6, -6]]
+    assert codes.tolist() == [[127, 5, -6], [127, 6, -5]]
 
 
 @pytest.mark.parametrize("width", [64, 65, 96, 100, 128, 129, 200, 512, 3072])
