@@ -36,7 +36,7 @@ def compress(
     compressor: Any,
     *,
     attention: Attention = "recompute",
-    routes: Routes = "operators",
+    routes: Routes = "hooks",
     minimum_elements: int = 1024,
     sites: str | int | Sequence[str | int] = (),
     seed: int = 0,

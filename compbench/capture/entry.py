@@ -96,6 +96,11 @@ class Raw:
         if alive is not None:
             alive[address] = weakref.ref(self)
 
+    @property
+    def tensor(self) -> Tensor:
+        """The tensor, unchecked."""
+        return self._tensor
+
     def part(self, place: Place, version: int, dtype: torch.dtype) -> Raw | None:
         """Another tensor of the same storage, kept with it; None where it is of another version or type."""
         if version != self._version or dtype is not self._tensor.dtype:
@@ -238,13 +243,7 @@ class Entry:
 
         ``unsafe_chunk``, with which recurrent layers part their gates, and ``.data`` give tensors such counters.
         """
-        # Torch does not say which tensors share a counter: move this one, look at the other, and move it back.
-        before = tensor._version
-        here = self._guard._version
-        _set_version((self._guard,), (here + 1,))
-        shared = tensor._version != before
-        _set_version((self._guard,), (here,))
-        return shared
+        return _share_counter(self._guard, tensor)
 
     def keep(self, tensor: Tensor, reason: str) -> None:
         """Keeps the storage itself after all, in the place of the payload: somebody holds it in any case."""
@@ -356,6 +355,16 @@ class View:
         return entry.storage().as_strided(self._shape, self._stride, self._offset)
 
 
+def _share_counter(counter: Tensor, tensor: Tensor) -> bool:
+    # Torch does not say which tensors share a counter: move this one, look at the other, and move it back.
+    before = tensor._version
+    here = counter._version
+    _set_version((counter,), (here + 1,))
+    shared = tensor._version != before
+    _set_version((counter,), (here,))
+    return shared
+
+
 def _contiguous(shape: torch.Size, stride: tuple[int, ...]) -> bool:
     expected = 1
     for size, step in zip(reversed(shape), reversed(stride), strict=True):
@@ -387,6 +396,15 @@ class VersionGuard:
         self._counter = _version_counter(tensor)
         self._version = tensor._version
         self._shape, self._dtype = tensor.shape, tensor.dtype
+
+    @property
+    def counter(self) -> Tensor:
+        """A tensor without memory that counts with the one remembered."""
+        return self._counter
+
+    def counts(self, tensor: Tensor) -> bool:
+        """Whether the version is that of ``tensor``; see :meth:`Entry.counts`."""
+        return _share_counter(self._counter, tensor)
 
     @property
     def version(self) -> int | None:

@@ -52,7 +52,7 @@ class Keeper(Protocol):
     def pack_leaf(self, tensor: Tensor) -> Handle:
         """What stands for a tensor that a recipe begins with."""
 
-    def kept(self, address: int, place: Place, version: int, dtype: torch.dtype) -> Handle | None:
+    def kept(self, address: int, place: Place, guard: VersionGuard, dtype: torch.dtype) -> Handle | None:
         """What stands for a tensor of a storage that is kept."""
 
     def has(self, tensor: Tensor) -> bool:
@@ -83,10 +83,9 @@ class _Awaited:
 
     def settle(self, keeper: Keeper) -> bool:
         """Whether the storage is kept by now, as it was."""
-        version = self._guard.version
-        if self.handle is None and version is not None and not self._storage.expired():
+        if self.handle is None and not self._storage.expired():
             # The weak reference keeps the address from being given to another storage.
-            self.handle = keeper.kept(self._storage.cdata, self._place, version, self._dtype)
+            self.handle = keeper.kept(self._storage.cdata, self._place, self._guard, self._dtype)
         return self.handle is not None
 
     def unpack(self) -> Tensor:
@@ -109,6 +108,7 @@ class Recipe:
 
     Attributes:
         version: the storage's version that the recipe gives.
+        guard: knows which tensors count their changes together with it.
         dtype: its element type.
         handles: how many saved tensors stand in the graph by it.
         counted: whether a site has counted it.
@@ -127,6 +127,7 @@ class Recipe:
         "awaited",
         "counted",
         "dtype",
+        "guard",
         "handles",
         "parents",
         "version",
@@ -151,6 +152,7 @@ class Recipe:
         self._cached: Tensor | None = None
         self._shortcut = shortcut
         self.version = output._version
+        self.guard = VersionGuard(output)
         self.dtype = output.dtype
         self.parents = tuple(parents)
         self.awaited: tuple[_Awaited, ...] = ()
@@ -337,7 +339,7 @@ class Recomputer:
         # The recipes of storages that are alive, by address; a storage that dies takes its own away.
         self._recipes: dict[int, Recipe] = {}
         # Products that are wider than what they are made of, of which a part may come to be kept.
-        self._awaited: dict[int, StorageWeakRef] = {}
+        self._awaited: dict[int, tuple[StorageWeakRef, VersionGuard]] = {}
         self._arguments: frozenset[int] | None = None
         self._deferred: list[Deferred] = []
         if self._inside is not None:
@@ -361,6 +363,9 @@ class Recomputer:
         """The recipe of a tensor, whether or not what it begins with is kept yet."""
         recipe = self._recipes.get(tensor.untyped_storage()._cdata if address is None else address)
         if recipe is None or recipe.version != tensor._version:
+            return None
+        # A part that counts its changes by itself does not tell whether the storage is as the recipe gives it.
+        if not recipe.guard.counts(tensor):
             return None
         # A view that reads the storage as another type, or with other signs, is not told by its place alone.
         return recipe if recipe.dtype is tensor.dtype and not (tensor.is_neg() or tensor.is_conj()) else None
@@ -407,7 +412,7 @@ class Recomputer:
                     if noted:
                         self._note(address, function, arguments, keywords, output)
                     elif product:
-                        self._awaited[address] = StorageWeakRef(output.untyped_storage())
+                        self._awaited[address] = StorageWeakRef(output.untyped_storage()), VersionGuard(output)
             return output
         finally:
             self._arguments = None
@@ -437,8 +442,12 @@ class Recomputer:
         return None
 
     def _is_awaited(self, tensor: Tensor) -> bool:
-        reference = self._awaited.get(tensor.untyped_storage()._cdata)
-        return reference is not None and not reference.expired()
+        found = self._awaited.get(tensor.untyped_storage()._cdata)
+        if found is None:
+            return False
+        reference, guard = found
+        # Parts that count their changes by themselves don't tell whether the storage is as it was.
+        return not reference.expired() and guard.version == tensor._version and guard.counts(tensor)
 
     def _kept_at_rank(self, rows: Tensor) -> bool:
         """Whether a linear layer's rows are kept as ``Z Q^T`` of a rank below their width."""

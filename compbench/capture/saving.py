@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compbench.capture.books import COMPUTED_AGAIN, Books
-from compbench.capture.entry import Alive, Entry, LastRebuilt, Place, Raw, View, look_up, place_of
+from compbench.capture.entry import Alive, Entry, LastRebuilt, Place, Raw, VersionGuard, View, look_up, place_of
 from compbench.capture.folding import Fold, find_fold
 from compbench.capture.honesty import check_declared
 from compbench.capture.ledger import SavedLedger
@@ -85,13 +85,17 @@ class Saver:
         entry = look_up(self._entries, address)
         return (entry is not None and entry.version == tensor._version) or look_up(self._raw, address) is not None
 
-    def kept(self, address: int, place: Place, version: int, dtype: torch.dtype) -> Raw | View | None:
-        """What stands for a tensor of a storage that is kept, at a version of it; None where none is."""
+    def kept(self, address: int, place: Place, guard: VersionGuard, dtype: torch.dtype) -> Raw | View | None:
+        """What stands for a tensor of a storage that is kept, if that is at the version that it had; or None."""
+        version = guard.version
+        if version is None:
+            return None
         entry = look_up(self._entries, address)
         if entry is not None:
-            return View(entry, place) if entry.version == version and entry.dtype is dtype else None
+            same = entry.version == version and entry.dtype is dtype and entry.counts(guard.counter)
+            return View(entry, place) if same else None
         raw = look_up(self._raw, address)
-        return None if raw is None else raw.part(place, version, dtype)
+        return None if raw is None or not guard.counts(raw.tensor) else raw.part(place, version, dtype)
 
     def pack_leaf(self, tensor: Tensor) -> Raw | View | Recomputed | Deferred:
         """What stands for a tensor that a recipe begins with: the operator that takes it may not save it."""

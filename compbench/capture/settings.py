@@ -27,7 +27,7 @@ class CaptureSettings(BaseModel):
         ),
     )
     routes: Routes = Field(
-        "operators",
+        "hooks",
         description=(
             "operators: run linear layers and norms as functions that compute with what was kept, at its rank, and "
             "keep nothing that follows from it; "
