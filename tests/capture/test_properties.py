@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from compbench_plugins.checkpoint import Checkpoint
 from compbench_plugins.identity import Identity
 from compbench_plugins.recompute import Recompute
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
@@ -195,6 +195,9 @@ def test_views_and_types(strategy: Compressor, program: Program) -> None:
 @settings(max_examples=350, deadline=None, derandomize=True)
 @given(program=programs([*INSTRUCTIONS, *IN_PLACE]))
 def test_changes_in_place(strategy: Compressor, program: Program) -> None:
+    # Parts of an unsafe chunk count their changes apart, so that torch does not notice a change of what it has saved,
+    # and goes on with the changed values. What is computed again has those of the forward pass.
+    assume(strategy.recomputation() is None or all(name != "unsafe chunk" for name, *_ in program))
     same(program, strategy)
 
 
