@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop_count, sdpa_flop_count
 
 from compbench.capture import Session
 from compbench.measure.results import Arithmetic, Flops
@@ -76,6 +76,7 @@ _aten = torch.ops.aten
 _UNKNOWN_TO_TORCH: dict[Any, Any] = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    _aten.addmm_: addmm_flop,
     _aten.mv: _matrix_vector,
     _aten.addmv: _add_matrix_vector,
     _aten._int_mm: _integer_product,
