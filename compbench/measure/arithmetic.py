@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from compbench.capture import Session
 from compbench.measure.results import Arithmetic, Flops
@@ -39,7 +39,7 @@ def count_flops(step: Step, session: Session | None, batch: Batch) -> Flops:
     """Counts one step; ``session`` is open, or None for an uncompressed step."""
     step.clear_gradients()
     # A dispatch mode: it sees operators beneath autograd, and so those of backward passes, hooks and `no_grad` too.
-    with FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_TORCH) as counter:
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_TORCH) as counter:
         with session.step() if session is not None else nullcontext():
             loss = step.loss(batch)
             forward = counter.get_total_flops()
@@ -67,16 +67,20 @@ def _add_matrix_vector(added: Any, matrix: Any, vector: Any, **_: Any) -> int:
     return _matrix_vector(matrix, vector)
 
 
+def _product_added_in_place(added: Any, left: Any, right: Any, **_: Any) -> int:
+    return 2 * int(left[0] * left[1] * right[1])
+
+
 def _integer_product(left: Any, right: Any, **_: Any) -> int:
     return 2 * int(left[0] * left[1] * right[1])
 
 
 _aten = torch.ops.aten
 # Functions of shapes. Torch's own list has attention as GPUs run it, and no products with vectors.
-_UNKNOWN_TO_TORCH: dict[Any, Any] = {
+UNKNOWN_TO_TORCH: dict[Any, Any] = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    _aten.addmm_: addmm_flop,
+    _aten.addmm_: _product_added_in_place,
     _aten.mv: _matrix_vector,
     _aten.addmv: _add_matrix_vector,
     _aten._int_mm: _integer_product,

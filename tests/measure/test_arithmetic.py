@@ -7,10 +7,11 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from compbench import Batch
 from compbench.capture import CaptureSettings, Session
-from compbench.measure.arithmetic import count_flops, measure_arithmetic
+from compbench.measure.arithmetic import UNKNOWN_TO_TORCH, count_flops, measure_arithmetic
 from compbench.measure.step import Step
 from compbench.registry import Registry
 from compbench.workloads.trm_maze import TRMMaze
@@ -165,3 +166,9 @@ def test_products_that_torch_does_not_count_are(product: str) -> None:
         sites = sum(1 for site in session.sites() if not site.reason)
     assert sites > 0
     assert found.flops.update == sites * (2 * 32 * 16 * 24 if product == "whole numbers" else 2 * 30 * 20)
+
+
+def test_a_product_that_is_added_in_place_is_counted() -> None:
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_TORCH) as counter:
+        torch.zeros(3, 5).addmm_(torch.ones(3, 7), torch.ones(7, 5))
+    assert counter.get_total_flops() == 2 * 3 * 7 * 5
