@@ -13,8 +13,8 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--routes operators``: what does not say otherwise runs linear layers, norms and gates as the session's own."""
-    parser.addoption("--routes", choices=("operators", "hooks"), default="hooks", help="see capture.routes")
+    """``--routes hooks``: what does not say otherwise leaves the model's operators as they are."""
+    parser.addoption("--routes", choices=("operators", "hooks"), default="operators", help="see capture.routes")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -36,7 +36,7 @@ def compress(
     compressor: Any,
     *,
     attention: Attention = "recompute",
-    routes: Routes = "hooks",
+    routes: Routes = "operators",
     minimum_elements: int = 1024,
     sites: str | int | Sequence[str | int] = (),
     seed: int = 0,
@@ -49,7 +49,7 @@ def compress(
         compressor: a strategy's name (``"laser"``), ``{name: {field: value}}``, a list of those for a chain
             (``[{"laser": {"rank": 64}}, "int8"]``), a :class:`Compressor` class, or an instance.
         attention: ``recompute``, ``raw`` or ``literal``; see :class:`CaptureSettings`.
-        routes: ``operators`` or ``hooks``; see :class:`CaptureSettings`.
+        routes: ``operators``, ``weight_gradients`` or ``hooks``; see :class:`CaptureSettings`.
         minimum_elements: storages with fewer elements are left raw.
         sites: which sites to compress, all of them by default: patterns over module paths and roles
             (``"block.*.mlp/*"``, ``"*.attn"``), or widths (``1536``, ``"width:>=512"``); a leading ``!`` excludes.

@@ -256,6 +256,11 @@ class Entry:
             self.original, self.payload = tensor.detach(), None
             self._held, self._opaque = held, 0
 
+    def is_at_hand(self) -> bool:
+        """Whether the storage is rebuilt already, or was kept after all."""
+        rebuilt = self._rebuilt is not None and not self._rebuilt.expired()
+        return rebuilt or self.payload is None or self._last.get(self) is not None
+
     def check_version(self, shape: torch.Size) -> None:
         """Raises what torch raises when a saved tensor was changed before its use."""
         if self._guard._version != self.version:
@@ -330,17 +335,48 @@ class View:
             CaptureError: its step has ended.
             RuntimeError: it was modified in place since it was saved.
         """
-        entry = self.entry
-        payload, fold = entry.payload, entry.fold
+        payload, fold = self.entry.payload, self.entry.fold
         if payload is None or fold.positions or self._shape[-1:] != (fold.width,) or self._offset:
             return None
         if payload.rank() is None and type(payload).weight_gradient is Payload.weight_gradient:
             return None
         if self._shape.numel() != fold.rows * fold.width or not _contiguous(self._shape, self._stride):
             return None
-        entry.steps.use(entry.number)
-        entry.check_version(self._shape)
+        self._check()
         return payload
+
+    def image_at_rank(self) -> tuple[Tensor, Tensor] | None:
+        """Images ``(B, k, ...)`` of the coefficients of images ``(B, C, ...)``, and the basis ``(C, k)``.
+
+        None where the tensor is not all of its rows, with a row for each position and a column for each channel, or
+        where these are not kept as a product.
+
+        Raises:
+            CaptureError: its step has ended.
+            RuntimeError: it was modified in place since it was saved.
+        """
+        payload, fold = self.entry.payload, self.entry.fold
+        if payload is None or payload.rank() is None or self._offset or self._shape[1:2] != (fold.width,):
+            return None
+        order = self._shape, self._stride
+        if not fold.positions:  # channels last in memory
+            order = (
+                torch.Size((self._shape[0], *self._shape[2:], self._shape[1])),
+                (self._stride[0], *self._stride[2:], self._stride[1]),
+            )
+        if self._shape.numel() != fold.rows * fold.width or not _contiguous(*order):
+            return None
+        self._check()
+        factors = payload.factors()
+        if factors is None:
+            return None
+        coefficients, basis = factors
+        images = coefficients.view(self._shape[0], *self._shape[2:], -1).movedim(-1, 1)
+        return (images.contiguous() if fold.positions else images), basis
+
+    def _check(self) -> None:
+        self.entry.steps.use(self.entry.number)
+        self.entry.check_version(self._shape)
 
     def unpack(self) -> Tensor:
         """The tensor, at its rebuilt values.
@@ -349,10 +385,8 @@ class View:
             CaptureError: its step has ended.
             RuntimeError: it was modified in place since it was saved.
         """
-        entry = self.entry
-        entry.steps.use(entry.number)
-        entry.check_version(self._shape)
-        return entry.storage().as_strided(self._shape, self._stride, self._offset)
+        self._check()
+        return self.entry.storage().as_strided(self._shape, self._stride, self._offset)
 
 
 def _share_counter(counter: Tensor, tensor: Tensor) -> bool:
@@ -415,6 +449,26 @@ class VersionGuard:
         """Raises what torch raises when a saved tensor was changed before its use."""
         if self._counter._version != self._version:
             raise _modified(self._dtype, self._shape, self._counter._version, self._version)
+
+
+class Copied:
+    """A saved part of a storage that is kept as a copy, so that the rest of the storage is freed."""
+
+    __slots__ = ("_guard", "_raw")
+
+    def __init__(self, tensor: Tensor, steps: Steps, ledgers: tuple[SavedLedger, ...], book: SiteBook) -> None:
+        self._guard = VersionGuard(tensor)
+        self._raw = Raw(tensor.detach().clone(), steps, ledgers, book)
+
+    def unpack(self) -> Tensor:
+        """The tensor.
+
+        Raises:
+            CaptureError: its step has ended.
+            RuntimeError: it was modified in place since it was saved.
+        """
+        self._guard.check()
+        return self._raw.unpack()
 
 
 @functools.cache

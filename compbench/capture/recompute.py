@@ -317,6 +317,7 @@ class Recomputer:
         keeper: keeps leaves.
         linear_at_rank: gives what a linear layer gave again, from rows that are kept at a low rank; with it a layer
             whose output is wider than its input is recomputed under every policy where its rows are kept so.
+        keeps_apart: whether parts of a product may be kept by themselves; for strategies that lose nothing.
     """
 
     def __init__(
@@ -327,8 +328,10 @@ class Recomputer:
         steps: Steps,
         keeper: Keeper,
         linear_at_rank: LinearAtRank | None = None,
+        keeps_apart: bool = False,
     ) -> None:
         self._policy = policy
+        self._keeps_apart = keeps_apart and policy.operators == "cheap"
         self._linear_at_rank = linear_at_rank
         self._modules = modules
         self._steps = steps
@@ -342,6 +345,7 @@ class Recomputer:
         self._awaited: dict[int, tuple[StorageWeakRef, VersionGuard]] = {}
         self._arguments: frozenset[int] | None = None
         self._deferred: list[Deferred] = []
+        self._copied: int | None = None
         if self._inside is not None:
             modules.entering = self._enter
 
@@ -370,6 +374,14 @@ class Recomputer:
         # A view that reads the storage as another type, or with other signs, is not told by its place alone.
         return recipe if recipe.dtype is tensor.dtype and not (tensor.is_neg() or tensor.is_conj()) else None
 
+    def has_recipe(self, tensor: Tensor) -> bool:
+        """Whether a tensor is computed again, once what it begins with is kept."""
+        return not describe_special(tensor) and self._noted(tensor) is not None
+
+    def copies(self, address: int) -> bool:
+        """Whether a part of this storage is to be kept as a copy of its own; see :meth:`_apart`."""
+        return address == self._copied
+
     def defers(self, address: int) -> bool:
         """Whether a storage that is being saved is new: an output of the operator that is running."""
         return self._arguments is not None and address not in self._arguments
@@ -391,8 +403,14 @@ class Recomputer:
             again: runs it now, as the session would.
         """
         name = getattr(function, "__name__", "")
-        # Held until attention has saved them itself.
-        values = self._values(arguments, keywords) if self._awaited and name == _ATTENTION else None  # noqa: F841
+        values: Handle | None = None
+        if self._awaited and name == _ATTENTION:
+            if self._apart(arguments):
+                try:
+                    return again()
+                finally:
+                    self._copied = None
+            values = self._values(arguments, keywords)  # noqa: F841 - held until attention has saved them itself
         if not self._allowed(name, arguments, keywords) or torch._C._functorch.peek_interpreter_stack() is not None:
             return again()
         tensors = [*_tensors(arguments), *_tensors(keywords)]
@@ -440,6 +458,29 @@ class Recomputer:
         if isinstance(values, Tensor) and not describe_special(values) and self._is_awaited(values):
             return self._keeper.pack_leaf(values)
         return None
+
+    def _apart(self, operands: Sequence[Any]) -> bool:
+        """Whether attention's queries, keys and values are kept each by itself, which it then sees to.
+
+        Values that are a part of one product keep all of it alive, and queries and keys would be computed from it
+        again. Where the three together are no larger it is as well to keep them, and of the values a copy: nothing is
+        then computed again. Only where nothing is lost: codecs are for what the model makes, not for copies of it.
+        """
+        if not self._keeps_apart or len(operands) < 3:
+            return False
+        three = operands[:3]
+        if not all(isinstance(operand, Tensor) and not describe_special(operand) for operand in three):
+            return False
+        whole = three[2].untyped_storage()
+        recipes = [self._noted(operand) for operand in three[:2]]
+        if not self._is_awaited(three[2]) or sum(operand.nbytes for operand in three) > whole.nbytes():
+            return False
+        if not all(recipe is not None and recipe.awaited for recipe in recipes):
+            return False
+        for operand in three[:2]:
+            self._recipes.pop(operand.untyped_storage()._cdata, None)
+        self._copied = whole._cdata
+        return True
 
     def _is_awaited(self, tensor: Tensor) -> bool:
         found = self._awaited.get(tensor.untyped_storage()._cdata)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.autograd import Variable
 
 from compbench.capture.entry import View
-from compbench.capture.functions import Gate, GatedUnit, Linear, RmsNorm
+from compbench.capture.functions import Gate, GatedUnit, LayerNorm, RmsNorm
 from compbench.capture.handing import Handle
+from compbench.capture.products import Calls, Convolution, Convolving, Linear
 from compbench.capture.special import describe_special
-from compbench.capture.weight_gradients import AnchoredWeights, WeightGradient
+from compbench.capture.weight_gradients import AnchoredWeights
 from compbench.capture.weights import Weights
 
 _REAL = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
@@ -29,22 +30,37 @@ OWN = "own function"
 _Weight = tuple[int, int | torch.SymInt, torch.Size]
 
 
+class Recipes(Protocol):
+    """Knows what is computed again in the backward pass."""
+
+    def has_recipe(self, tensor: Tensor) -> bool:
+        """Whether a tensor would be, once what it begins with is kept."""
+
+
 class Route:
     """Puts the session's own functions in the place of torch's, operator by operator.
 
     Args:
         weights: tells weights from activations.
+        derives: whether what follows from what is kept is not kept; else those of the functions alone are used that
+            keep what torch's do.
 
     Attributes:
-        outputs: columns that the linear layer which is running makes of its rows; 0 while none is.
+        outputs: columns that the linear layer or convolution which is running makes of its rows, for each place of its
+            kernel; 0 while none is.
         counts: how many calls of each operator of the last step were the session's own, and why others were not.
+        recomputer: knows what is computed again, while the session is open.
+        ways: in which way their shares of weight gradients were formed.
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, derives: bool = True) -> None:
         self._weights = weights
+        self._derives = derives
         self._anchored = AnchoredWeights()
         self._products: dict[_Weight, tuple[Tensor, Tensor, Tensor]] = {}
         self.outputs = 0
+        self.recomputer: Recipes | None = None
+        self.ways: Counter[str] = Counter()
         # The last activation: its output and input with their versions, and which it was. Nothing is kept alive by it.
         self._activated: tuple[weakref.ref[Tensor], int, weakref.ref[Tensor], int, Any] | None = None
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -54,6 +70,7 @@ class Route:
         self._anchored.forget()
         self._products.clear()
         self.counts.clear()
+        self.ways.clear()
 
     def end_step(self) -> None:
         """Lets go of the graph's weights and of products of bases with them."""
@@ -62,9 +79,12 @@ class Route:
 
     def run(self, name: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | None:
         """The output of an operator by the session's own function; None where torch's has to run."""
-        if name in _MULTIPLIES and self._activated is None:
+        if name in _DERIVING and (not self._derives or (name in _MULTIPLIES and self._activated is None)):
             return None
-        found = _unusual() or _FUNCTIONS[name](self, arguments, keywords)
+        if name in _CONVOLUTIONS:
+            found: Tensor | str | None = _unusual() or self._convolve(name, arguments, keywords)
+        else:
+            found = _unusual() or _FUNCTIONS[name](self, arguments, keywords)
         if found is None:
             return None
         if isinstance(found, str):
@@ -75,27 +95,48 @@ class Route:
 
     def notes(self) -> tuple[str, ...]:
         """What ran as what in the last step, a line for each operator and reason."""
-        return tuple(
+        operators = [
             f"{count} {name}: " + ("the session's own" if reason == OWN else f"torch's own, since {reason}")
             for (name, reason), count in sorted(self.counts.items())
-        )
+        ]
+        return (*operators, *(f"{count} calls' weight gradients: {way}" for way, count in sorted(self.ways.items())))
 
     def _linear(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | str:
         rows, weight, bias = _bound(("input", "weight", "bias"), arguments, keywords)
         reason = self._reason(rows, weight)
         if reason:
             return reason
-        if not self._weights.is_parameter(weight):
-            return self._apply(rows, weight, bias, None)
-        anchored, sums = self._anchored.of(weight)
-        return self._apply(rows, anchored, bias, sums)
+        return self._apply_linear(rows, *self._anchor(weight), bias)
 
-    def _apply(
-        self, rows: Tensor, weight: Tensor, bias: Tensor | None, sums: dict[int, WeightGradient] | None
-    ) -> Tensor:
+    def _anchor(self, weight: Tensor) -> tuple[Tensor, Calls]:
+        """A weight, behind its anchor if it is a parameter, and what its calls have in common."""
+        if not self._weights.is_parameter(weight):
+            return weight, Calls(None, self.ways)
+        anchored, sums = self._anchored.of(weight)
+        return anchored, Calls(sums, self.ways)
+
+    def _apply_linear(self, rows: Tensor, weight: Tensor, calls: Calls, bias: Tensor | None) -> Tensor:
         self.outputs = len(weight)
         try:
-            return Linear.apply(rows, weight, bias, sums)  # type: ignore[no-any-return, no-untyped-call]
+            return Linear.apply(rows, weight, bias, calls)  # type: ignore[no-any-return, no-untyped-call]
+        finally:
+            self.outputs = 0
+
+    def _convolve(self, name: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | str:
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        images, weight, bias, stride, padding, dilation, groups = _bound(names, arguments, keywords)
+        dimensions = _CONVOLUTIONS[name]
+        reason = self._reason(images, weight, dimensions + 2)
+        if reason:
+            return reason
+        if isinstance(padding, str):
+            return "padding by name"
+        sizes = [_each(value, dimensions) for value in (stride or 1, padding or 0, dilation or 1)]
+        convolving = Convolving(getattr(torch.nn.functional, name), sizes[0], sizes[1], sizes[2], groups or 1)
+        anchored, calls = self._anchor(weight)
+        self.outputs = weight.shape[0] * weight.shape[2:].numel() if convolving.groups == 1 else 0
+        try:
+            return Convolution.apply(images, anchored, bias, convolving, calls)  # type: ignore[no-any-return, no-untyped-call]
         finally:
             self.outputs = 0
 
@@ -116,22 +157,20 @@ class Route:
         if not isinstance(weight, Tensor) or not isinstance(rows, Tensor) or weight.dim() != 2 or rows.dim() < 2:
             return "not rows times a matrix"
         if not self._weights.holds(weight) or self._weights.holds(rows):
-            return "no weight"
+            return "both operands are activations, whose gradients need all of them"
         reason = self._reason(rows, weight)
-        return reason or self._apply(rows, weight.t(), bias, None)
+        return reason or self._apply_linear(rows, weight.t(), Calls(None, self.ways), bias)
 
     def _rms_norm(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | str:
         x, shape, weight, eps = _bound(("input", "normalized_shape", "weight", "eps"), arguments, keywords)
-        if not isinstance(x, Tensor) or describe_special(x) or x.dtype not in _FULL:
-            return "not plain fp32 or fp64"
-        if not x.requires_grad:
-            return "no gradient"
-        if weight is not None:
-            return "has a weight"
-        if len(shape) != 1:
-            return "over several dimensions"
-        output, _ = RmsNorm.apply(x, shape[0], eps)  # type: ignore[no-untyped-call]
-        return output  # type: ignore[no-any-return]
+        reason = _unfit_for_a_norm(x, shape, weight)
+        return reason or RmsNorm.apply(x, shape[0], eps)[0]  # type: ignore[no-untyped-call]
+
+    def _layer_norm(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | str:
+        names = ("input", "normalized_shape", "weight", "bias", "eps")
+        x, shape, weight, bias, eps = _bound(names, arguments, keywords)
+        reason = _unfit_for_a_norm(x, shape, weight if bias is None else bias)
+        return reason or LayerNorm.apply(x, shape[0], 1e-5 if eps is None else eps)[0]  # type: ignore[no-untyped-call]
 
     def note_activation(self, name: str, output: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """Notes what an activation function gave, in case that it is a gate and multiplied next."""
@@ -157,21 +196,21 @@ class Route:
             return None
         if gate.dtype not in _FULL or up.dtype is not gate.dtype or not (gate.requires_grad and up.requires_grad):
             return None
-        whole, kind = _halves(gate, up), noted[4]
-        if whole is None:
-            return GatedUnit.apply(gate, up, activated.detach(), Gate(kind))  # type: ignore[no-any-return, no-untyped-call]
-        both, first = whole
-        return GatedUnit.apply(both, None, activated.detach(), Gate(kind, first))  # type: ignore[no-any-return, no-untyped-call]
+        whole, shared = _halves(gate, up), self.recomputer is not None and self.recomputer.has_recipe(activated)
+        both, first = (gate, True) if whole is None else whole
+        other = up if whole is None else None
+        gate_kind = Gate(noted[4], first)
+        return GatedUnit.apply(both, other, activated.detach(), gate_kind, shared)  # type: ignore[no-any-return, no-untyped-call]
 
-    def _reason(self, rows: Any, weight: Any) -> str:
-        """Why a linear operator stays torch's, or nothing."""
+    def _reason(self, rows: Any, weight: Any, dimensions: int = 2) -> str:
+        """Why a linear operator with a weight of so many dimensions stays torch's, or nothing."""
         for operand in (rows, weight):
             if not isinstance(operand, Tensor) or describe_special(operand) or operand.dtype not in _REAL:
                 return "not plain real tensors"
         if not weight.requires_grad:
             return "the weight takes no gradient"
-        if weight.dim() != 2 or rows.dim() < 2:
-            return "not rows times a matrix"
+        if weight.dim() != dimensions or rows.dim() < dimensions:
+            return "not rows times a matrix" if dimensions == 2 else "no batch of images"
         return ""
 
     # ---------------------------------------------------------------- outputs that are not kept
@@ -226,10 +265,13 @@ _FUNCTIONS: dict[str, Callable[[Route, tuple[Any, ...], Mapping[str, Any]], Tens
     "__matmul__": Route._matmul,
     "mm": Route._matmul,
     "rms_norm": Route._rms_norm,
+    "layer_norm": Route._layer_norm,
 }
+_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 ACTIVATIONS = frozenset({"silu", "gelu"})
 _MULTIPLIES = frozenset({"mul", "__mul__"})
-ROUTED = frozenset(_FUNCTIONS)
+_DERIVING = _MULTIPLIES | {"rms_norm", "layer_norm"}
+ROUTED = frozenset(_FUNCTIONS) | frozenset(_CONVOLUTIONS)
 """Operators for which the session has functions of its own."""
 
 
@@ -244,6 +286,23 @@ def _unusual() -> str:
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives"
     return ""
+
+
+def _unfit_for_a_norm(x: Any, shape: Any, weight: Any) -> str:
+    """Why a norm stays torch's, or nothing."""
+    if not isinstance(x, Tensor) or describe_special(x) or x.dtype not in _FULL:
+        return "not plain fp32 or fp64"
+    if not x.requires_grad:
+        return "no gradient"
+    if weight is not None:
+        return "has a weight"
+    return "" if len(shape) == 1 else "over several dimensions"
+
+
+def _each(value: Any, dimensions: int) -> tuple[int, ...]:
+    """A size for each dimension, where one stands for all of them."""
+    sizes = (value,) if isinstance(value, int) else tuple(value)
+    return sizes * dimensions if len(sizes) == 1 else sizes
 
 
 def _bound(names: tuple[str, ...], arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> list[Any]:

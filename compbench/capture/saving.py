@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compbench.capture.books import COMPUTED_AGAIN, Books
-from compbench.capture.entry import Alive, Entry, LastRebuilt, Place, Raw, VersionGuard, View, look_up, place_of
+from compbench.capture.entry import Alive, Copied, Entry, LastRebuilt, Place, Raw, VersionGuard, View, look_up, place_of
 from compbench.capture.folding import Fold, find_fold
 from compbench.capture.honesty import check_declared
 from compbench.capture.ledger import SavedLedger
@@ -97,7 +97,7 @@ class Saver:
         raw = look_up(self._raw, address)
         return None if raw is None or not guard.counts(raw.tensor) else raw.part(place, version, dtype)
 
-    def pack_leaf(self, tensor: Tensor) -> Raw | View | Recomputed | Deferred:
+    def pack_leaf(self, tensor: Tensor) -> Raw | Copied | View | Recomputed | Deferred:
         """What stands for a tensor that a recipe begins with: the operator that takes it may not save it."""
         self._begins_recipe = True
         try:
@@ -105,7 +105,7 @@ class Saver:
         finally:
             self._begins_recipe = False
 
-    def pack(self, tensor: Tensor, carries_gradient: bool | None = None) -> Raw | View | Recomputed | Deferred:
+    def pack(self, tensor: Tensor, carries_gradient: bool | None = None) -> Raw | Copied | View | Recomputed | Deferred:
         """What stands in the graph for a tensor that is saved.
 
         Args:
@@ -152,6 +152,8 @@ class Saver:
         if look_up(self._raw, address) is not None:
             return self._keep(tensor, address, "")
         if self.recomputer is not None:
+            if self.recomputer.copies(address):
+                return self._keep_copy(tensor)
             recipe = self.recomputer.find(tensor, address)
             if recipe is not None:
                 book = self._site_that_keeps(tensor, recipe)
@@ -321,6 +323,16 @@ class Saver:
         raw_bytes = tensor.untyped_storage().nbytes()
         book.saved(raw_bytes // tensor.itemsize // (book.site.width or 1), tensor.dtype, raw_bytes)
         return Raw(tensor, self._steps, (self.ledger, book.ledger), book, self._raw, address)
+
+    def _keep_copy(self, tensor: Tensor) -> Copied:
+        """Keeps a part of a storage by itself, so that the rest of it is freed."""
+        book = self._raw_book(tensor.shape[-1], "a copy of a part")
+        book.propagating |= not self._operators.weight_only
+        copied = Copied(tensor, self._steps, (self.ledger, book.ledger), book)
+        # What would have been kept: the whole storage.
+        storage = tensor.untyped_storage()
+        book.saved(tensor.numel() // tensor.shape[-1], tensor.dtype, storage.nbytes())
+        return copied
 
     def _keep_special(self, tensor: Tensor, special: str) -> Raw:
         """Keeps a tensor without a storage of rows; its parts are counted, and what has no parts is told of."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from compbench.capture.books import Books
-from compbench.capture.entry import Raw, View
+from compbench.capture.entry import Copied, Raw, View
 from compbench.capture.handing import unpack
 from compbench.capture.honesty import check_state
 from compbench.capture.ledger import SavedLedger
@@ -97,14 +97,25 @@ class Session:
             self._operators,
         )
         policy = compressor.recomputation()
-        if settings.routes == "operators" and not compressor.exact:
-            self._operators.route = Route(self._weights)
-            self._saver.derives = policy is None
-            policy = policy or Recomputation("cheap")
+        if settings.routes != "hooks" and not compressor.exact:
+            derives = settings.routes == "operators"
+            self._operators.route = Route(self._weights, derives)
+            if derives:
+                self._saver.derives = policy is None
+                policy = policy or Recomputation("cheap")
         self._recomputer: Recomputer | None = None
         if policy is not None:
-            at_rank = None if self._operators.route is None else self._operators.route.linear_at_rank
-            self._recomputer = Recomputer(policy, model, self._modules, self._steps, self._saver, at_rank)
+            route = self._operators.route
+            at_rank = route.linear_at_rank if route is not None and settings.routes == "operators" else None
+            self._recomputer = Recomputer(
+                policy,
+                model,
+                self._modules,
+                self._steps,
+                self._saver,
+                at_rank,
+                keeps_apart=compressor.exact or compressor.lossless,
+            )
         self._outer: tuple[Session, ...] = ()
         self._opened = False
         self._stack: ExitStack | None = None
@@ -143,6 +154,8 @@ class Session:
         with ExitStack() as stack:
             # These three know each other while the session is open alone: a cycle would keep the model alive.
             self._saver.recomputer = self._operators.recomputer = self._recomputer
+            if self._operators.route is not None:
+                self._operators.route.recomputer = self._recomputer
             stack.callback(self._forget_recomputer)
             stack.enter_context(self.compressor.wrap(self.model))
             self._modules.start()
@@ -156,6 +169,8 @@ class Session:
 
     def _forget_recomputer(self) -> None:
         self._saver.recomputer = self._operators.recomputer = None
+        if self._operators.route is not None:
+            self._operators.route.recomputer = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -466,7 +481,7 @@ class Session:
             return self
         return next((session for session in reversed(self._outer) if session._modules.stack), None)
 
-    def _pack(self, tensor: Tensor) -> Raw | View | Recomputed | Deferred:
+    def _pack(self, tensor: Tensor) -> Raw | Copied | View | Recomputed | Deferred:
         # Only the innermost pair of hooks runs: it hands over to the session whose model is running.
         if self._modules.stack:
             return self._saver.pack(tensor)

@@ -10,7 +10,7 @@ from compbench.errors import SettingsError
 from compbench.site_patterns import SitePatterns
 
 Attention = Literal["recompute", "raw", "literal"]
-Routes = Literal["operators", "hooks"]
+Routes = Literal["operators", "weight_gradients", "hooks"]
 
 
 class CaptureSettings(BaseModel):
@@ -27,10 +27,11 @@ class CaptureSettings(BaseModel):
         ),
     )
     routes: Routes = Field(
-        "hooks",
+        "operators",
         description=(
-            "operators: run linear layers and norms as functions that compute with what was kept, at its rank, and "
-            "keep nothing that follows from it; "
+            "operators: run linear layers, convolutions, norms and gates as functions that compute with what was kept, "
+            "at its rank, and keep nothing that follows from it; "
+            "weight_gradients: compute weight gradients so, and keep what hooks would (for study); "
             "hooks: leave the model's operators as they are, and compress whatever they save"
         ),
     )

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compbench.compressor import Payload
-
 
 class WeightGradient:
-    """The gradient of one weight ``(M, D)``, summed up over the calls of one backward pass."""
+    """The gradient of one weight, summed up over the calls of one backward pass.
+
+    The weight of a linear layer is ``(M, D)``. That of a convolution, ``(O, C, ...)``, is summed up with its channels
+    last, as ``(M, C)`` with ``M`` the outputs times the places of the kernel.
+    """
 
     __slots__ = ("_full", "_narrow", "_shared")
 
@@ -25,7 +27,7 @@ class WeightGradient:
         self._shared: Tensor | None = None  # that basis, (D, k)
 
     def add_rows(self, rows: Tensor, grad_output: Tensor) -> None:
-        """Adds a call.
+        """Adds a call of a linear layer.
 
         Args:
             rows: ``X``, ``(N, D)``.
@@ -36,26 +38,51 @@ class WeightGradient:
         else:
             self._full.addmm_(grad_output.T, rows)
 
-    def add_payload(self, payload: Payload, grad_output: Tensor) -> None:
-        """Adds a call whose rows are a payload's, at its rank if it has one."""
-        factors = payload.factors()
-        if factors is None:
-            gradient = payload.weight_gradient(grad_output)
-            self._full = gradient if self._full is None else self._full.add_(gradient)
-            return
-        coefficients, basis = factors
-        if self._shared is not basis:
-            self._expand()
-            self._shared = basis
+    def add_factors(self, coefficients: Tensor, basis: Tensor, grad_output: Tensor) -> None:
+        """Adds a call of a linear layer whose rows are ``Z Q^T``, at their rank.
+
+        Args:
+            coefficients: ``Z``, ``(N, k)``.
+            basis: ``Q``, ``(D, k)``.
+            grad_output: ``dY``, ``(N, M)``.
+        """
+        self._share(basis)
         if self._narrow is None:
             self._narrow = coefficients.T @ grad_output
         else:
             self._narrow.addmm_(coefficients.T, grad_output)
 
-    def total(self) -> Tensor | None:
-        """The sum ``(M, D)``; None if nothing was added."""
+    def add_kernels(self, gradient: Tensor, basis: Tensor | None) -> None:
+        """Adds a call of a convolution.
+
+        Args:
+            gradient: of a weight ``(O, k, ...)`` on images of ``k`` channels.
+            basis: ``Q``, ``(C, k)``, of these channels; None where they are the images' own.
+        """
+        rows = gradient.movedim(1, -1).reshape(-1, gradient.shape[1])  # (M, k)
+        if basis is None:
+            self.add(rows)
+            return
+        self._share(basis)
+        self._narrow = rows.T if self._narrow is None else self._narrow.add_(rows.T)
+
+    def add(self, gradient: Tensor) -> None:
+        """Adds a call's share, ``(M, D)``; the sum may be made in its memory."""
+        self._full = gradient if self._full is None else self._full.add_(gradient)
+
+    def total(self, shape: torch.Size) -> Tensor | None:
+        """The sum in the shape of the weight; None if nothing was added."""
         self._expand()
-        return self._full
+        full = self._full
+        if full is None or len(shape) == 2:
+            return full
+        return full.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()
+
+    def _share(self, basis: Tensor) -> None:
+        """Makes ``basis`` the one in which calls are summed up."""
+        if self._shared is not basis:
+            self._expand()
+            self._shared = basis
 
     def _expand(self) -> None:
         """Turns the sum at rank ``k`` into one at full width."""
@@ -81,7 +108,7 @@ class Anchor(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, sums: dict[int, WeightGradient]) -> Tensor:
         """The weight itself; ``sums`` holds what backward passes that are under way have summed up, by their number."""
         ctx.set_materialize_grads(False)
-        ctx.sums = sums
+        ctx.sums, ctx.shape = sums, weight.shape
         return weight.view_as(weight)
 
     @staticmethod
@@ -89,7 +116,7 @@ class Anchor(torch.autograd.Function):
         """What the users gave in the ordinary way, and what they summed up."""
         (given,) = grad_outputs
         own = ctx.sums.pop(torch._C._current_graph_task_id(), None)
-        total = None if own is None else own.total()
+        total = None if own is None else own.total(ctx.shape)
         if total is None or given is None:
             return (given if total is None else total), None
         return given + total, None
