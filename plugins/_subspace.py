@@ -13,6 +13,9 @@ from torch import Tensor
 
 from compbench import Payload
 
+_MOST_ELEMENTS = 2**31 - 1
+"""That BLAS counts."""
+
 _GRAM_BLOCK = 1024
 """Rows that are widened to fp32 at a time for a Gram matrix, so that no second copy of all of them is ever alive."""
 
@@ -89,6 +92,16 @@ def cross_product(X: Tensor, Z: Tensor) -> Tensor:
     return (X.T @ (Z / len(X))).to(wide) * len(X)
 
 
+def add_cross_product(M: Tensor | None, X: Tensor, Z: Tensor) -> Tensor:
+    """``M + X^T Z``, ``(D, k)``, in the place of ``M`` if there is one; ``M`` came from here."""
+    if M is None:
+        return cross_product(X, Z)
+    if X.dtype == M.dtype:
+        M.T.addmm_(Z.T, X)
+        return M
+    return M.add_(cross_product(X, Z))
+
+
 def add_gram(C: Tensor, X: Tensor) -> None:
     """Adds ``X^T X`` to the Gram matrix ``C``, ``(D, D)``, in place and in the precision of ``C``."""
     for block in torch.split(X, _GRAM_BLOCK):
@@ -110,7 +123,14 @@ def low_rank_operations(rows: int, width: int, rank: int, outputs: int, products
 
 
 def squared_norm(X: Tensor) -> Tensor:
-    """The squared Frobenius norm as a scalar on the device, in the dtype of bases."""
+    """The squared Frobenius norm as a scalar on the device, in the dtype of bases.
+
+    By BLAS where it can be: of ``(3872, 1536)`` fp32 numbers it took half of the time of ``vector_norm`` with two
+    threads, and was off by 4e-5 in the place of 3e-4.
+    """
+    if X.dtype == basis_dtype(X.dtype) and X.is_contiguous() and X.numel() <= _MOST_ELEMENTS:
+        flat = X.view(-1)
+        return torch.dot(flat, flat)
     norm: Tensor = torch.linalg.vector_norm(X, dtype=basis_dtype(X.dtype))
     return norm.square()
 

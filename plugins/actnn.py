@@ -227,14 +227,15 @@ class ActNNCodec(Codec):
         squared = torch.linalg.vector_norm(gradient, dtype=torch.float32).square() / len(gradient)
         self._gradients = squared if self._gradients is None else self._gradients + squared
 
+    def readings(self) -> Iterable[Tensor]:
+        return self.state() if self._R_squared is not None else ()
+
     def end_step(self) -> None:
-        R_squared, gradients, calls = self._R_squared, self._gradients, self._calls
+        figures, gradients, calls = self.read(), self._gradients, self._calls
         self._forget()
         self._stream.end_step()
-        if R_squared is None:
+        if not figures:
             return
-        gathered = R_squared if gradients is None else torch.cat([R_squared, gradients.reshape(1)])
-        figures: list[float] = gathered.tolist()
         if not all(map(math.isfinite, figures)):
             return  # what is known of earlier steps is as good a guess as any
         if gradients is not None:

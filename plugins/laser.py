@@ -62,6 +62,7 @@ from compbench.site_patterns import SitePatterns
 from ._streams import CallStream
 from ._subspace import (
     LowRank,
+    add_cross_product,
     add_gram,
     basis_bytes,
     basis_dtype,
@@ -316,8 +317,7 @@ class LaserCodec(Codec):
         elif self.settings.power_iteration == "call" and not step.decomposes:
             step.P = self._turned(X, Q, Z) if step.P is None else self._turned(X, step.P, project(X, step.P))
         elif step.C is None:
-            M = cross_product(X, Z)
-            step.M = M if step.M is None else step.M.add_(M)
+            step.M = add_cross_product(step.M, X, Z)
         return Updated(Z, Q, weakref.ref(self)) if self.settings.rebuild == "updated" else LowRank(Z, Q)
 
     def _turned(self, X: Tensor, Q: Tensor, Z: Tensor) -> Tensor:

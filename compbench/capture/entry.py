@@ -424,9 +424,10 @@ def place_of(tensor: Tensor) -> Place:
 class VersionGuard:
     """Remembers the version of a tensor, and none of its memory."""
 
-    __slots__ = ("_counter", "_dtype", "_shape", "_version")
+    __slots__ = ("_counter", "_dtype", "_shape", "_tensor", "_version")
 
     def __init__(self, tensor: Tensor) -> None:
+        self._tensor = weakref.ref(tensor)
         self._counter = _version_counter(tensor)
         self._version = tensor._version
         self._shape, self._dtype = tensor.shape, tensor.dtype
@@ -438,6 +439,9 @@ class VersionGuard:
 
     def counts(self, tensor: Tensor) -> bool:
         """Whether the version is that of ``tensor``; see :meth:`Entry.counts`."""
+        own = self._tensor()
+        if own is not None and (tensor is own or tensor._base is own):  # views count with their base
+            return True
         return _share_counter(self._counter, tensor)
 
     @property
@@ -445,10 +449,10 @@ class VersionGuard:
         """The version remembered; None if the tensor was changed since."""
         return self._version if self._counter._version == self._version else None
 
-    def check(self) -> None:
-        """Raises what torch raises when a saved tensor was changed before its use."""
+    def check(self, shape: torch.Size | None = None) -> None:
+        """Raises what torch raises when a saved tensor, of this shape or that remembered, changed before its use."""
         if self._counter._version != self._version:
-            raise _modified(self._dtype, self._shape, self._counter._version, self._version)
+            raise _modified(self._dtype, shape or self._shape, self._counter._version, self._version)
 
 
 class Copied:

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from compbench.capture.entry import Entry
 from compbench.capture.plainly import plainly
-from compbench.capture.recompute import Recipe, mapped
+from compbench.capture.recipes import Recipe, mapped
 from compbench.capture.special import describe_special
 
 Observer = Callable[[Sequence[Tensor | None]], None]

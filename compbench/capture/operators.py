@@ -74,20 +74,24 @@ class OperatorTracker(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if self.recomputer is not None and torch.is_grad_enabled() and self._active():
-            output = self.recomputer.run(func, args, kwargs or {}, lambda: self._run(func, args, kwargs))
+        if not torch.is_grad_enabled() or not self._active():
+            return func(*args, **kwargs) if kwargs else func(*args)
+        name = getattr(func, "__name__", "")
+        recomputer = self.recomputer
+        if recomputer is not None and recomputer.concerns(name):
+            output = recomputer.run(name, func, args, kwargs or {}, self._run)
+        elif name in _KNOWN:
+            output = self._run(name, func, args, kwargs or {})
         else:
-            output = self._run(func, args, kwargs)
+            output = func(*args, **kwargs) if kwargs else func(*args)
         if self.finished is not None:
             self.finished(output, func, args, kwargs or {})
         return output
 
-    def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+    def _run(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs an operator, with what is known of it while it runs."""
-        name = getattr(func, "__name__", "")
-        if name not in _KNOWN or not torch.is_grad_enabled() or not self._active():
-            return func(*args, **kwargs) if kwargs else func(*args)
-        kwargs = kwargs or {}
+        if name not in _KNOWN:
+            return func(*args, **kwargs)
         outer = self.weight_only, self.channels_first, self.raw_reason, self._weight
         self.channels_first = name in _CHANNELS_FIRST
         self._weight = _second(args, kwargs) if name in _WITH_WEIGHT else None

@@ -8,20 +8,30 @@ the recipe. What a recipe begins with, its leaves, is kept like any saved tensor
 from __future__ import annotations
 
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from compbench.capture.entry import Entry, Place, VersionGuard, View, place_of
+from compbench.capture.entry import VersionGuard, View, place_of
 from compbench.capture.handing import Handle
 from compbench.capture.modules import ModuleTracker
+from compbench.capture.recipes import (
+    Argument,
+    Awaited,
+    Deferred,
+    Keeper,
+    LinearAtRank,
+    Part,
+    Recipe,
+    Shortcut,
+    mapped,
+    tensors_in,
+)
 from compbench.capture.special import describe_special
 from compbench.capture.steps import Steps
 from compbench.compressor import Recomputation, Site
@@ -41,269 +51,6 @@ _CHEAP = frozenset(
 _PRODUCTS = frozenset({"linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum"})
 _ATTENTION = "scaled_dot_product_attention"
 _ANY = _CHEAP | _PRODUCTS | {_ATTENTION, "conv1d", "conv2d", "conv3d", "embedding"}
-
-
-class Keeper(Protocol):
-    """Keeps the leaves of recipes."""
-
-    def pack(self, tensor: Tensor, carries_gradient: bool | None = None) -> Handle:
-        """What stands for a tensor."""
-
-    def pack_leaf(self, tensor: Tensor) -> Handle:
-        """What stands for a tensor that a recipe begins with."""
-
-    def kept(self, address: int, place: Place, guard: VersionGuard, dtype: torch.dtype) -> Handle | None:
-        """What stands for a tensor of a storage that is kept."""
-
-    def has(self, tensor: Tensor) -> bool:
-        """Whether the tensor is kept already, is a weight, or carries no gradient."""
-
-
-Shortcut = Callable[[], Tensor | None]
-LinearAtRank = Callable[[View, Handle, Handle | None], Tensor | None]
-
-
-def _unpacked(handle: Handle) -> Tensor:
-    return handle.unpack()
-
-
-class _Awaited:
-    """A tensor that a recipe begins with and that nobody keeps yet; its storage may be kept by the time that it counts.
-
-    So are queries and keys made of a product whose values attention saves after them. Holds no memory.
-    """
-
-    __slots__ = ("_dtype", "_guard", "_place", "_storage", "handle")
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._storage = StorageWeakRef(tensor.untyped_storage())
-        self._guard = VersionGuard(tensor)
-        self._place, self._dtype = place_of(tensor), tensor.dtype
-        self.handle: Handle | None = None
-
-    def settle(self, keeper: Keeper) -> bool:
-        """Whether the storage is kept by now, as it was."""
-        if self.handle is None and not self._storage.expired():
-            # The weak reference keeps the address from being given to another storage.
-            self.handle = keeper.kept(self._storage.cdata, self._place, self._guard, self._dtype)
-        return self.handle is not None
-
-    def unpack(self) -> Tensor:
-        """The tensor."""
-        assert self.handle is not None  # noqa: S101 - a recipe stands for nothing until all of it is settled
-        return self.handle.unpack()
-
-
-@dataclass(frozen=True)
-class _Argument:
-    """Where in a recipe's arguments a tensor goes."""
-
-    handle: Handle
-
-
-class Recipe:
-    """How one storage is computed: a function and what stands for its arguments.
-
-    A shortcut, where there is one, gives the same for less, or None where it can't.
-
-    Attributes:
-        version: the storage's version that the recipe gives.
-        guard: knows which tensors count their changes together with it.
-        dtype: its element type.
-        handles: how many saved tensors stand in the graph by it.
-        counted: whether a site has counted it.
-        awaited: what it begins with, itself or through its parents, and that nobody kept when it was noted.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_arguments",
-        "_cached",
-        "_casting",
-        "_function",
-        "_keywords",
-        "_layout",
-        "_shortcut",
-        "awaited",
-        "counted",
-        "dtype",
-        "guard",
-        "handles",
-        "parents",
-        "version",
-    )
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        arguments: Any,
-        keywords: Any,
-        output: Tensor,
-        parents: Sequence[Recipe],
-        shortcut: Shortcut | None,
-    ) -> None:
-        device = output.device.type
-        self._function = function
-        self._arguments = arguments
-        self._keywords = keywords
-        self._layout = place_of(output)
-        enabled = torch.is_autocast_enabled(device)
-        self._casting = (device, torch.get_autocast_dtype(device) if enabled else None)
-        self._cached: Tensor | None = None
-        self._shortcut = shortcut
-        self.version = output._version
-        self.guard = VersionGuard(output)
-        self.dtype = output.dtype
-        self.parents = tuple(parents)
-        self.awaited: tuple[_Awaited, ...] = ()
-        self.handles = 0
-        self.counted = False
-
-    def value(self) -> Tensor:
-        """The tensor that the function gave, computed again; what it comes from is computed before, if need be."""
-        cached = self._cached
-        if cached is None:
-            order = self._missing()
-            uses = Counter(parent for recipe in order for parent in recipe.parents)
-            for recipe in order:
-                recipe._cached = cached = recipe._compute()
-                for parent in recipe.parents:
-                    uses[parent] -= 1
-                    if not uses[parent] and not parent.handles:  # nobody will ask for it
-                        parent._cached = None
-            if not self.handles:
-                self._cached = None
-        assert cached is not None  # noqa: S101 - the last that was computed is this one
-        return cached
-
-    def entries(self) -> list[Entry]:
-        """The compressed storages that it begins with, each once."""
-        found = (entry for recipe in self._lineage() for entry in recipe._own_entries())
-        return list({id(entry): entry for entry in found}.values())
-
-    def value_with(self, entry: Entry, storage: Tensor) -> Tensor:
-        """The tensor that the function would have given with other contents of a storage that it begins with.
-
-        Args:
-            entry: stands for that storage.
-            storage: its elements, in the place of those that it has.
-        """
-        changed: dict[Recipe, Tensor] = {}
-
-        def unpack(handle: Handle) -> Tensor:
-            if isinstance(handle, _Awaited) and handle.handle is not None:
-                handle = handle.handle
-            if isinstance(handle, _Part) and handle._recipe in changed:
-                return changed[handle._recipe].as_strided(*handle._place)
-            if isinstance(handle, View) and handle.entry is entry:
-                return storage.as_strided(*handle.place)
-            return handle.unpack()
-
-        for recipe in self._lineage():
-            if any(parent in changed for parent in recipe.parents) or entry in recipe._own_entries():
-                changed[recipe] = recipe._compute(unpack)
-        return changed[self] if self in changed else self.value()
-
-    def _own_entries(self) -> list[Entry]:
-        handles = [*_handles(self._arguments), *_handles(self._keywords)]
-        settled = [handle.handle if isinstance(handle, _Awaited) else handle for handle in handles]
-        return [handle.entry for handle in settled if isinstance(handle, View)]
-
-    def _lineage(self) -> list[Recipe]:
-        """It and all that it is computed from, each recipe after those that it takes its arguments from."""
-        order: dict[Recipe, None] = {}
-        waiting: list[Recipe] = [self]
-        while waiting:
-            missing = [parent for parent in waiting[-1].parents if parent not in order]
-            if missing:
-                waiting += missing
-            else:
-                order[waiting.pop()] = None
-        return list(order)
-
-    def _missing(self) -> list[Recipe]:
-        """What has to be computed, each recipe after those that it takes its arguments from, this one last.
-
-        Without recursion: a segment of many calls is a chain of hundreds of recipes.
-        """
-        order: dict[Recipe, None] = {}
-        waiting: list[Recipe] = [self]
-        while waiting:
-            recipe = waiting[-1]
-            missing = [parent for parent in recipe.parents if parent._cached is None and parent not in order]
-            if missing:
-                waiting += missing
-                continue
-            waiting.pop()
-            order[recipe] = None
-        return list(order)
-
-    def _compute(self, unpack: Callable[[Handle], Tensor] = _unpacked) -> Tensor:
-        if self._shortcut is not None and unpack is _unpacked:
-            with torch.no_grad(), self._cast():
-                output = self._shortcut()
-            if output is not None:
-                shape, stride, _ = self._layout
-                return output.view(-1).as_strided(shape, stride)
-        with torch.no_grad(), self._cast():
-            output = self._function(*_filled(self._arguments, unpack), **_filled(self._keywords, unpack))
-        if (output.shape, output.stride(), output.storage_offset()) != self._layout:
-            name = getattr(self._function, "__name__", self._function)
-            raise CaptureError(f"{name} gave a tensor of another layout when it ran again; it can't be recomputed")
-        return output  # type: ignore[no-any-return]
-
-    def _cast(self) -> AbstractContextManager[object]:
-        device, dtype = self._casting
-        if dtype is not None:
-            return torch.autocast(device, dtype=dtype, cache_enabled=False)
-        return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-
-
-class Recomputed:
-    """A saved tensor that is computed again: the recipe of its storage, and where in it the tensor lies."""
-
-    __slots__ = ("_guard", "_number", "_place", "_steps", "recipe")
-
-    def __init__(self, tensor: Tensor, recipe: Recipe, steps: Steps) -> None:
-        self.recipe = recipe
-        recipe.handles += 1
-        self._guard = VersionGuard(tensor)
-        self._place = place_of(tensor)
-        self._steps = steps
-        self._number = steps.done
-
-    def unpack(self) -> Tensor:
-        """The tensor.
-
-        Raises:
-            CaptureError: its step has ended.
-            RuntimeError: it was modified in place since it was saved.
-        """
-        self._steps.use(self._number)
-        self._guard.check()
-        return self.recipe.value().as_strided(*self._place)
-
-    def __del__(self) -> None:
-        recipe = getattr(self, "recipe", None)
-        if recipe is not None:
-            recipe.handles -= 1
-
-
-class Deferred:
-    """An output that its own operator saves: what stands for it is known once the operator has run."""
-
-    __slots__ = ("carries_gradient", "handle", "tensor")
-
-    def __init__(self, tensor: Tensor) -> None:
-        # Detached, since a saved output that knew its node would be a cycle that nothing frees.
-        self.tensor: Tensor | None = tensor.detach()
-        self.carries_gradient = tensor.requires_grad
-        self.handle: Handle | None = None
-
-    def unpack(self) -> Tensor:
-        """The tensor."""
-        assert self.handle is not None  # noqa: S101 - set as soon as the operator has run
-        return self.handle.unpack()
 
 
 class Recomputer:
@@ -339,11 +86,12 @@ class Recomputer:
         self._kept_sites = SitePatterns(policy.keep)
         self._inside = frozenset(chosen_modules(model, policy.modules)) if policy.operators == "any" else None
         self._calls = 0
+        self._names = _ANY if self._inside is not None else _CHEAP | _PRODUCTS | {_ATTENTION}
         # The recipes of storages that are alive, by address; a storage that dies takes its own away.
         self._recipes: dict[int, Recipe] = {}
         # Products that are wider than what they are made of, of which a part may come to be kept.
         self._awaited: dict[int, tuple[StorageWeakRef, VersionGuard]] = {}
-        self._arguments: frozenset[int] | None = None
+        self._arguments: list[int] | None = None
         self._deferred: list[Deferred] = []
         self._copied: int | None = None
         if self._inside is not None:
@@ -393,55 +141,80 @@ class Recomputer:
 
     # ---------------------------------------------------------------- what runs
 
-    def run(self, function: Callable[..., Any], arguments: Any, keywords: Mapping[str, Any], again: Any) -> Any:
+    def concerns(self, name: str) -> bool:
+        """Whether anything about an operator may be noted."""
+        return name in self._names
+
+    def run(
+        self, name: str, function: Callable[..., Any], arguments: Any, keywords: Mapping[str, Any], again: Any
+    ) -> Any:
         """Runs an operator, and notes how its output is computed where that is allowed.
 
         Args:
+            name: the operator's.
             function: the operator, which is what a recipe will call.
             arguments: its arguments.
             keywords: its keywords.
             again: runs it now, as the session would.
         """
-        name = getattr(function, "__name__", "")
         values: Handle | None = None
-        if self._awaited and name == _ATTENTION:
+        if name == _ATTENTION and self._awaited:
             if self._apart(arguments):
                 try:
-                    return again()
+                    return again(name, function, arguments, keywords)
                 finally:
                     self._copied = None
             values = self._values(arguments, keywords)  # noqa: F841 - held until attention has saved them itself
         if not self._allowed(name, arguments, keywords) or torch._C._functorch.peek_interpreter_stack() is not None:
-            return again()
-        tensors = [*_tensors(arguments), *_tensors(keywords)]
-        if any(describe_special(tensor) for tensor in tensors):
-            return again()
-        self._arguments = frozenset(tensor.untyped_storage()._cdata for tensor in tensors)
+            return again(name, function, arguments, keywords)
+        tensors = tensors_in(arguments)
+        if keywords:
+            tensors += tensors_in(keywords)
+        if any(map(describe_special, tensors)):
+            return again(name, function, arguments, keywords)
+        addresses = [tensor.untyped_storage()._cdata for tensor in tensors]
+        self._arguments = addresses
         try:
-            output = again()
-            known, self._arguments = self._arguments, None
+            output = again(name, function, arguments, keywords)
+            self._arguments = None
             if isinstance(output, Tensor) and not describe_special(output):
                 address = output.untyped_storage()._cdata
-                if address not in known and not self._is_kept(output):
-                    product = name in _PRODUCTS
-                    noted = self._begins_from_what_is_kept(tensors) and (
-                        not product or self._policy.operators != "cheap" or self._kept_at_rank(tensors[0])
-                    )
-                    if noted:
-                        self._note(address, function, arguments, keywords, output)
-                    elif product:
-                        self._awaited[address] = StorageWeakRef(output.untyped_storage()), VersionGuard(output)
+                if address not in addresses and not self._is_kept(output):
+                    self._note_output(name, function, arguments, keywords, output, tensors)
             return output
         finally:
             self._arguments = None
-            deferred, self._deferred = self._deferred, []
-            for late in deferred:
-                tensor, late.tensor = late.tensor, None
-                if tensor is not None:
-                    late.handle = self._keeper.pack(tensor, late.carries_gradient)
+            if self._deferred:
+                self._settle()
+
+    def _settle(self) -> None:
+        """Finds what stands for the outputs that an operator has saved, now that it has run."""
+        deferred, self._deferred = self._deferred, []
+        for late in deferred:
+            tensor, late.tensor = late.tensor, None
+            if tensor is not None:
+                late.handle = self._keeper.pack(tensor, late.carries_gradient)
+
+    def _note_output(
+        self,
+        name: str,
+        function: Any,
+        arguments: Any,
+        keywords: Mapping[str, Any],
+        output: Tensor,
+        tensors: Sequence[Tensor],
+    ) -> None:
+        """Notes how an output is computed, or that a part of it may come to be kept."""
+        product = name in _PRODUCTS
+        sources = self._sources(tensors)
+        if sources is not None and (not product or self._policy.operators != "cheap" or self._kept_at_rank(tensors[0])):
+            self._note(function, arguments, keywords, output, sources)
+        elif product:
+            address = output.untyped_storage()._cdata
+            self._awaited[address] = StorageWeakRef(output.untyped_storage()), VersionGuard(output)
 
     def _allowed(self, name: str, arguments: Any, keywords: Mapping[str, Any]) -> bool:
-        if name not in _ANY or keywords.get("out") is not None or keywords.get("inplace"):
+        if name not in _ANY or (keywords and (keywords.get("out") is not None or keywords.get("inplace"))):
             return False
         if name == _ATTENTION and (keywords.get("dropout_p") or any(arguments[4:5])):
             return False
@@ -501,12 +274,26 @@ class Recomputer:
         assert self._inside is not None  # noqa: S101 - asked by the caller
         return any(path in self._inside for _, path in self._modules.stack)
 
-    def _begins_from_what_is_kept(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether all arguments can be had again without keeping anything that nobody else keeps."""
-        return self._inside is not None or all(
-            self._keeper.has(tensor) or self._noted(tensor) is not None or self._is_awaited(tensor)
-            for tensor in tensors
-        )
+    def _sources(self, tensors: Sequence[Tensor]) -> list[Recipe | bool] | None:
+        """Where arguments come from again: a recipe; True where they are kept or will be, False where they may be.
+
+        None where some could not be had without keeping what nobody else keeps.
+        """
+        sources: list[Recipe | bool] = []
+        for tensor in tensors:
+            if self._keeper.has(tensor):
+                sources.append(True)
+                continue
+            recipe = self._noted(tensor)
+            if recipe is not None:
+                sources.append(recipe)
+            elif self._inside is not None:
+                sources.append(True)
+            elif self._is_awaited(tensor):
+                sources.append(False)
+            else:
+                return None
+        return sources
 
     def _is_kept(self, output: Tensor) -> bool:
         """Whether the strategy's patterns say that an output is kept though it could be recomputed."""
@@ -515,28 +302,31 @@ class Recomputer:
         width = output.shape[-1]
         return self._kept_sites.selects(Site(self._modules.path, f"{self._modules.tag}_{width}", width))
 
-    def _note(self, address: int, function: Any, arguments: Any, keywords: Any, output: Tensor) -> None:
+    def _note(
+        self, function: Any, arguments: Any, keywords: Mapping[str, Any], output: Tensor, sources: list[Recipe | bool]
+    ) -> None:
         parents: list[Recipe] = []
-        awaited: dict[_Awaited, None] = {}
+        awaited: dict[Awaited, None] = {}
+        following = iter(sources)
 
-        def stand_in(tensor: Tensor) -> _Argument:
-            if not self._keeper.has(tensor):
-                recipe = self._noted(tensor)
-                if recipe is not None:
-                    parents.append(recipe)
-                    awaited.update(dict.fromkeys(recipe.awaited))
-                    return _Argument(_Part(recipe, place_of(tensor)))
-                if self._inside is None:
-                    leaf = _Awaited(tensor)
-                    awaited[leaf] = None
-                    return _Argument(leaf)
-            return _Argument(self._keeper.pack_leaf(tensor))
+        def stand_in(tensor: Tensor) -> Argument:
+            source = next(following)
+            if isinstance(source, Recipe):
+                parents.append(source)
+                awaited.update(dict.fromkeys(source.awaited))
+                return Argument(Part(source, place_of(tensor)))
+            if not source:
+                leaf = Awaited(tensor)
+                awaited[leaf] = None
+                return Argument(leaf)
+            return Argument(self._keeper.pack_leaf(tensor))
 
-        arguments, keywords = mapped(arguments, stand_in), mapped(dict(keywords), stand_in)
+        arguments, keywords = mapped(arguments, stand_in), mapped(keywords, stand_in) if keywords else {}
         recipe = Recipe(function, arguments, keywords, output, parents, self._shortcut(function, arguments, keywords))
         recipe.awaited = tuple(awaited)
-        self._recipes[address] = recipe
-        weakref.finalize(output.untyped_storage(), self._forget, address, weakref.ref(recipe)).atexit = False
+        storage = output.untyped_storage()
+        self._recipes[storage._cdata] = recipe
+        recipe.gone = weakref.ref(storage, partial(_forget, self._recipes, storage._cdata))
 
     def _shortcut(self, function: Any, arguments: Any, keywords: Mapping[str, Any]) -> Shortcut | None:
         """A linear layer's output at the rank of its rows, where they have one."""
@@ -544,16 +334,12 @@ class Recomputer:
         if at_rank is None or getattr(function, "__name__", "") != "linear":
             return None
         given = [*arguments, *keywords.values()]
-        handles = [argument.handle for argument in given if isinstance(argument, _Argument)]
+        handles = [argument.handle for argument in given if isinstance(argument, Argument)]
         rows = handles[0] if len(handles) == len([argument for argument in given if argument is not None]) else None
         if not isinstance(rows, View) or set(keywords) - {"weight", "bias"}:
             return None
         weight, bias = handles[1], handles[2] if len(handles) > 2 else None
         return lambda: at_rank(rows, weight, bias)
-
-    def _forget(self, address: int, reference: weakref.ref[Recipe]) -> None:
-        if self._recipes.get(address) is reference():
-            self._recipes.pop(address, None)
 
     def _enter(self, path: str, arguments: Any) -> None:
         """Cuts the chain of recipes where a segment begins: what comes in there is kept."""
@@ -563,23 +349,10 @@ class Recomputer:
         if path not in self._inside or self._running_inside():
             return
         if self._calls % self._policy.segment == 0:
-            for tensor in _tensors(arguments):
+            for tensor in tensors_in(arguments):
                 if not describe_special(tensor):
                     self._recipes.pop(tensor.untyped_storage()._cdata, None)
         self._calls += 1
-
-
-class _Part:
-    """An argument that is itself recomputed: like :class:`Recomputed`, but nobody's saved tensor."""
-
-    __slots__ = ("_place", "_recipe")
-
-    def __init__(self, recipe: Recipe, place: Place) -> None:
-        self._recipe = recipe
-        self._place = place
-
-    def unpack(self) -> Tensor:
-        return self._recipe.value().as_strided(*self._place)
 
 
 def chosen_modules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -624,43 +397,8 @@ def _expands(name: str, arguments: Any, keywords: Mapping[str, Any]) -> bool:
     return isinstance(weight, Tensor) and weight.dim() == 2 and weight.shape[0] > weight.shape[1]
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-
-
-def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Arguments with every tensor among them changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if type(value) in (list, tuple):
-        return type(value)(mapped(item, change) for item in value)
-    if isinstance(value, dict):
-        return {key: mapped(item, change) for key, item in value.items()}
-    return value
-
-
-def _handles(value: Any) -> Iterator[Handle]:
-    if isinstance(value, _Argument):
-        yield value.handle
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _handles(item)
-    elif isinstance(value, dict):
-        yield from _handles(list(value.values()))
-
-
-def _filled(value: Any, unpack: Callable[[Handle], Tensor]) -> Any:
-    if isinstance(value, _Argument):
-        return unpack(value.handle)
-    if type(value) in (list, tuple):
-        return type(value)(_filled(item, unpack) for item in value)
-    if isinstance(value, dict):
-        return {key: _filled(item, unpack) for key, item in value.items()}
-    return value
+def _forget(recipes: dict[int, Recipe], address: int, gone: weakref.ref[Any]) -> None:
+    """Takes the recipe of a storage that has died out, unless its address has gone to another one."""
+    found = recipes.get(address)
+    if found is not None and found.gone is gone:
+        del recipes[address]

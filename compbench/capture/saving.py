@@ -18,7 +18,8 @@ from compbench.capture.modules import ModuleTracker
 from compbench.capture.observing import Operator, SavedTensor, gradient_observer, operator_observer
 from compbench.capture.operators import OperatorTracker
 from compbench.capture.plainly import plainly
-from compbench.capture.recompute import Deferred, Recipe, Recomputed, Recomputer, mapped
+from compbench.capture.recipes import Deferred, Recipe, Recomputed, mapped
+from compbench.capture.recompute import Recomputer
 from compbench.capture.sites import SiteBook
 from compbench.capture.special import describe_special, parts
 from compbench.capture.steps import Steps

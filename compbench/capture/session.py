@@ -21,7 +21,8 @@ from compbench.capture.honesty import check_state
 from compbench.capture.ledger import SavedLedger
 from compbench.capture.modules import ModuleTracker
 from compbench.capture.operators import OperatorTracker
-from compbench.capture.recompute import Deferred, Recomputed, Recomputer
+from compbench.capture.recipes import Deferred, Recomputed
+from compbench.capture.recompute import Recomputer
 from compbench.capture.route import Route
 from compbench.capture.saving import Saver
 from compbench.capture.settings import CaptureSettings

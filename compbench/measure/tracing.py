@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from compbench.capture import Session
 from compbench.capture.entry import Entry
-from compbench.capture.recompute import Recipe
+from compbench.capture.recipes import Recipe
 from compbench.capture.saving import Saver
 from compbench.measure.results import PhaseName
 from compbench.measure.step import Step

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compbench import Compressor, compress
-from compbench.registry import Registry
 from compbench.capture.functions import LayerNorm
+from compbench.registry import Registry
 from tests.capture import zoo
+from tests.capture.routes_after_training import STRATEGIES, cosines
 from tests.capture.test_route import EXPANSIONS, Fixed, FixedCodec, Tied, gradients, session_of, trm
 
 REGISTRY = Registry.load(None)
@@ -246,3 +247,32 @@ def test_a_copy_of_a_part_knows_when_the_part_was_changed() -> None:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             attended.sum().backward()
         session.skip()
+
+
+def trained() -> tuple[nn.Module, list[Tensor]]:
+    """A small model after 200 steps of learning to give each token back three places further, and batches of tokens."""
+    torch.manual_seed(0)
+    model = trm(hidden=32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        shifted(model, torch.randint(6, (16, 16))).backward()
+        optimizer.step()
+    tokens = torch.randint(6, (32, 16))
+    return model, [tokens, tokens, tokens, torch.randint(6, (32, 16))]
+
+
+def shifted(model: nn.Module, tokens: Tensor) -> Tensor:
+    return F.cross_entropy(model(tokens).flatten(0, 1), tokens.roll(3, 1).flatten())
+
+
+def test_after_a_training_both_routes_have_the_same_cosines_at_every_parameter() -> None:
+    model, batches = trained()
+    for name, strategy in STRATEGIES.items():
+        strategy = {name: {"rank": 8}} if isinstance(strategy, dict) and name != "laser" else strategy
+        found = {
+            routes: cosines(model, batches, shifted, strategy, routes, minimum_elements=64)
+            for routes in ("hooks", "weight_gradients")
+        }
+        for parameter, of_hooks in found["hooks"].items():
+            assert abs(found["weight_gradients"][parameter] - of_hooks) < 5e-5, (name, parameter)
