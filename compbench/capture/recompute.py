@@ -43,14 +43,15 @@ _CHEAP = frozenset(
     {"sub", "add", "mul", "div", "neg", "rsub", "pow", "square", "sqrt", "rsqrt", "abs", "exp", "log", "clamp", "where"}
     | {"silu", "gelu", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "softmax"}
     | {"rms_norm", "layer_norm", "to", "float", "half", "bfloat16", "type", "type_as"}
-    | {"cat", "concat", "stack", "contiguous", "clone", "reshape", "flatten"}
+    | {"cat", "concat", "stack", "contiguous", "clone", "reshape", "flatten", "embedding"}
     | {f"__{side}{name}__" for name in _ARITHMETIC for side in ("", "r")}
     | {"__neg__"}
 )
-"""Elementwise operators, norms and copies: little arithmetic, and no random numbers."""
+"""Elementwise operators, norms, copies and look-ups: little arithmetic, and no random numbers."""
 _PRODUCTS = frozenset({"linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum"})
+_SUMS = frozenset({"add", "__add__", "__radd__"})
 _ATTENTION = "scaled_dot_product_attention"
-_ANY = _CHEAP | _PRODUCTS | {_ATTENTION, "conv1d", "conv2d", "conv3d", "embedding"}
+_ANY = _CHEAP | _PRODUCTS | {_ATTENTION, "conv1d", "conv2d", "conv3d"}
 
 
 class Recomputer:
@@ -64,7 +65,8 @@ class Recomputer:
         keeper: keeps leaves.
         linear_at_rank: gives what a linear layer gave again, from rows that are kept at a low rank; with it a layer
             whose output is wider than its input is recomputed under every policy where its rows are kept so.
-        keeps_apart: whether parts of a product may be kept by themselves; for strategies that lose nothing.
+        loses_nothing: whether gradients are those of autograd, up to rounding at most: then parts of a product may be
+            kept by themselves, and what is added over and over in the place of the sums.
     """
 
     def __init__(
@@ -75,10 +77,10 @@ class Recomputer:
         steps: Steps,
         keeper: Keeper,
         linear_at_rank: LinearAtRank | None = None,
-        keeps_apart: bool = False,
+        loses_nothing: bool = False,
     ) -> None:
         self._policy = policy
-        self._keeps_apart = keeps_apart and policy.operators == "cheap"
+        self._loses_nothing = loses_nothing
         self._linear_at_rank = linear_at_rank
         self._modules = modules
         self._steps = steps
@@ -91,6 +93,8 @@ class Recomputer:
         self._recipes: dict[int, Recipe] = {}
         # Products that are wider than what they are made of, of which a part may come to be kept.
         self._awaited: dict[int, tuple[StorageWeakRef, VersionGuard]] = {}
+        # What was added to something, and nobody keeps.
+        self._added: dict[int, tuple[StorageWeakRef, VersionGuard]] = {}
         self._arguments: list[int] | None = None
         self._deferred: list[Deferred] = []
         self._copied: int | None = None
@@ -101,6 +105,7 @@ class Recomputer:
         """Forgets all recipes but those that stand in a graph; tensors that outlive their step hold nothing more."""
         self._recipes.clear()
         self._awaited.clear()
+        self._added.clear()
 
     # ---------------------------------------------------------------- what is saved
 
@@ -206,7 +211,7 @@ class Recomputer:
     ) -> None:
         """Notes how an output is computed, or that a part of it may come to be kept."""
         product = name in _PRODUCTS
-        sources = self._sources(tensors)
+        sources = self._sources(name, tensors)
         if sources is not None and (not product or self._policy.operators != "cheap" or self._kept_at_rank(tensors[0])):
             self._note(function, arguments, keywords, output, sources)
         elif product:
@@ -218,6 +223,8 @@ class Recomputer:
             return False
         if name == _ATTENTION and (keywords.get("dropout_p") or any(arguments[4:5])):
             return False
+        if name == "embedding" and (keywords.get("max_norm") or any(arguments[3:4])):
+            return False  # it may change its weight
         if self._inside is not None:
             # Between the calls of one segment only what costs nothing.
             return self._running_inside() or (self._policy.segment > 1 and name in _CHEAP)
@@ -239,7 +246,7 @@ class Recomputer:
         again. Where the three together are no larger it is as well to keep them, and of the values a copy: nothing is
         then computed again. Only where nothing is lost: codecs are for what the model makes, not for copies of it.
         """
-        if not self._keeps_apart or len(operands) < 3:
+        if not self._loses_nothing or self._policy.operators != "cheap" or len(operands) < 3:
             return False
         three = operands[:3]
         if not all(isinstance(operand, Tensor) and not describe_special(operand) for operand in three):
@@ -274,7 +281,7 @@ class Recomputer:
         assert self._inside is not None  # noqa: S101 - asked by the caller
         return any(path in self._inside for _, path in self._modules.stack)
 
-    def _sources(self, tensors: Sequence[Tensor]) -> list[Recipe | bool] | None:
+    def _sources(self, name: str, tensors: Sequence[Tensor]) -> list[Recipe | bool] | None:
         """Where arguments come from again: a recipe; True where they are kept or will be, False where they may be.
 
         None where some could not be had without keeping what nobody else keeps.
@@ -291,9 +298,27 @@ class Recomputer:
                 sources.append(True)
             elif self._is_awaited(tensor):
                 sources.append(False)
+            elif name in _SUMS and self._is_added_again(tensor):
+                sources.append(True)
             else:
                 return None
         return sources
+
+    def _is_added_again(self, tensor: Tensor) -> bool:
+        """Whether a tensor is added for the second time or more: kept once, it spares the sums that it goes into.
+
+        So it is with the input of a recursion that is added at every call. Only where nothing is lost: what a lossy
+        strategy keeps of a sum is better than what follows from what it keeps of the parts.
+        """
+        if not self._loses_nothing:
+            return False
+        address = tensor.untyped_storage()._cdata
+        known = self._added.get(address)
+        if known is not None and not known[0].expired():
+            return known[1].version == tensor._version and known[1].counts(tensor)
+        # The weak reference keeps the address from being given to another storage.
+        self._added[address] = StorageWeakRef(tensor.untyped_storage()), VersionGuard(tensor)
+        return False
 
     def _is_kept(self, output: Tensor) -> bool:
         """Whether the strategy's patterns say that an output is kept though it could be recomputed."""

@@ -115,7 +115,7 @@ class Session:
                 self._steps,
                 self._saver,
                 at_rank,
-                keeps_apart=compressor.exact or compressor.lossless,
+                loses_nothing=compressor.exact or compressor.lossless,
             )
         self._outer: tuple[Session, ...] = ()
         self._opened = False
