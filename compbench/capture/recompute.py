@@ -223,8 +223,11 @@ class Recomputer:
             return False
         if name == _ATTENTION and (keywords.get("dropout_p") or any(arguments[4:5])):
             return False
-        if name == "embedding" and (keywords.get("max_norm") or any(arguments[3:4])):
-            return False  # it may change its weight
+        if name == "embedding":
+            # With a largest norm it may change its weight. What a lossy strategy keeps of a sum that an embedding goes
+            # into is better than what follows from what it keeps of the parts.
+            changes = keywords.get("max_norm") or any(arguments[3:4])
+            return not changes and (self._loses_nothing or self._running_inside())
         if self._inside is not None:
             # Between the calls of one segment only what costs nothing.
             return self._running_inside() or (self._policy.segment > 1 and name in _CHEAP)
@@ -278,8 +281,7 @@ class Recomputer:
         return rank is not None and rank < rows.shape[-1]
 
     def _running_inside(self) -> bool:
-        assert self._inside is not None  # noqa: S101 - asked by the caller
-        return any(path in self._inside for _, path in self._modules.stack)
+        return self._inside is not None and any(path in self._inside for _, path in self._modules.stack)
 
     def _sources(self, name: str, tensors: Sequence[Tensor]) -> list[Recipe | bool] | None:
         """Where arguments come from again: a recipe; True where they are kept or will be, False where they may be.

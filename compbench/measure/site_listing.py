@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
     UnsupportedOperatorException,
 )
+from torch.utils._python_dispatch import _disable_current_modes
 
 from compbench.capture import CaptureSettings, Session, SiteReport
-from compbench.compressor import Codec, Compressor, Dense, Payload, Site
+from compbench.compressor import Codec, Compressor, Dense, Payload, Recomputation, Site
 from compbench.errors import UnsupportedError
 from compbench.measure.step import Step
 from compbench.records import Batch
@@ -31,6 +32,10 @@ _NEEDS_VALUES = (
     UnsupportedFakeTensorException,
     UnsupportedOperatorException,
 )
+
+
+_TRIED_STEPS = 2
+"""After which strategies that calibrate have done so, by their defaults."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +132,21 @@ class _Listing(Compressor):
         """Whether the strategy is, on which the treatment of attention depends."""
         return self.strategy.exact
 
+    @property
+    def lossless(self) -> bool:  # type: ignore[override]
+        """Whether the strategy is."""
+        return self.strategy.lossless
+
+    def recomputation(self) -> Recomputation | None:
+        """What the strategy has recomputed."""
+        return self.strategy.recomputation()
+
     def codec(self, site: Site, generator: torch.Generator) -> Codec | None:
         """One that counts, where the strategy has a codec."""
         codec = self.strategy.codec(site, generator)
         if codec is None:
             return None
-        self._codecs[site.name] = _ListingCodec(codec)
+        self._codecs[site.name] = _ListingCodec(codec, _rank(self.strategy, site, codec))
         return self._codecs[site.name]
 
     def unmatched_message(self, sites: Sequence[Site]) -> str:
@@ -148,17 +162,55 @@ class _Listing(Compressor):
         return self._codecs.get(name)
 
 
+class _OfRank(Dense):
+    """Rows that say that they are kept as a product, if they would be: what follows from them is then not kept."""
+
+    def __init__(self, rows: Tensor, rank: int | None) -> None:
+        super().__init__(rows)
+        self._rank = rank
+
+    def rank(self) -> int | None:
+        """That of the product."""
+        return self._rank
+
+
+def _rank(strategy: Compressor, site: Site, codec: Codec) -> int | None:
+    """The rank of the payloads that a codec gives once it has settled, or None if they are no products.
+
+    Another codec tells, at a narrow site and of a few rows: what kind of payloads there are does not depend on these.
+    """
+    rank = codec.coefficient_width()
+    if rank is None:
+        return None
+    narrow = replace(site, width=min(site.width, 2 * rank))
+    stream = torch.Generator().manual_seed(0)
+    tried = strategy.codec(narrow, stream)
+    if tried is None:
+        return None
+    with _disable_current_modes(), torch.no_grad():  # with values, whatever the model runs on
+        for _ in range(_TRIED_STEPS):
+            tried.encode(torch.randn(2 * rank, narrow.width, generator=stream))
+            tried.end_step()
+        payload = tried.encode(torch.randn(2 * rank, narrow.width, generator=stream))
+    return None if payload.rank() is None else rank
+
+
 class _ListingCodec(Codec):
     """Counts calls by their rows and element size, in the place of the codec that it holds."""
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, rank: int | None) -> None:
         self.codec = codec
+        self.rank = rank
         self.calls: Counter[tuple[int, int]] = Counter()
 
     def encode(self, rows: Tensor) -> Payload:
         """The rows."""
         self.calls[len(rows), rows.itemsize] += 1
-        return Dense(rows)
+        return _OfRank(rows, self.rank)
+
+    def weight_gradient_operations(self, rows: int, outputs: int) -> int | None:
+        """Those of the codec, which decide between keeping rows and computing them again."""
+        return self.codec.weight_gradient_operations(rows, outputs)
 
     def state(self) -> Iterable[Tensor]:
         """That of the codec."""
