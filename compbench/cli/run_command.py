@@ -18,6 +18,7 @@ from compbench.run.progress import describe, make_progress
 from compbench.run.runner import RunOptions, RunOutcome, SuiteRunner
 from compbench.run.selection import Rerun
 from compbench.suite import load_suite
+from compbench.suite.executors import ExecutorName
 
 HELP = """
 Runs a suite and prints its table.
@@ -52,6 +53,10 @@ def run(
             metavar="N",
         ),
     ] = None,
+    executor: Annotated[
+        ExecutorName,
+        typer.Option(help="What places the cells; the suite's section 'executor' has the settings of each."),
+    ] = "local",
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,6 +90,7 @@ def run(
         loaded = dataclasses.replace(loaded, timeout_seconds=timeout)
     options = RunOptions(
         results=results,
+        executor=executor,
         jobs=jobs,
         only=tuple(only or ()),
         rerun=rerun,

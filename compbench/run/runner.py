@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compbench.registry import Registry
+from compbench.run.cell_process import GRACE_SECONDS, Command, Limits, cell_command, utc_now
 from compbench.run.ending import result_of, result_without_process
 from compbench.run.estimate import Estimator
+from compbench.run.executor import Ended, Executor, Lost, Started, Stopping
+from compbench.run.executors import ExecutorRequest, make_executor
 from compbench.run.machine import describe_machine
+from compbench.run.pending import Pending
 from compbench.run.progress import Plan, Progress
 from compbench.run.result import CellResult
-from compbench.run.scheduler import GRACE_SECONDS, Command, Ended, Scheduler, Started, Stopping, cell_command, utc_now
 from compbench.run.selection import Rerun, select, to_run
-from compbench.run.slots import plan_slots
 from compbench.run.store import Store, SuiteRecord
 from compbench.suite.cell import Cell
+from compbench.suite.executors import ExecutorName
 from compbench.suite.suite import Suite
 
 
@@ -28,13 +30,15 @@ class RunOptions:
 
     Attributes:
         results: The folder under which the suite gets its own.
-        jobs: Number of slots; None for one a pair of cores, or one a GPU.
+        executor: What places the cells.
+        jobs: Cells at a time; None leaves it to the suite and the executor.
         only: Patterns that narrow the suite down, such as ``depth=4,8``.
         rerun: Which of the cells that have a record are run again.
         command: What the results are to say that made them.
     """
 
     results: Path = Path("results")
+    executor: ExecutorName = "local"
     jobs: int | None = None
     only: Sequence[str] = ()
     rerun: Rerun = "missing"
@@ -85,7 +89,7 @@ class RunOutcome:
 
 @dataclass
 class SuiteRunner:
-    """Runs a suite's cells on this machine.
+    """Runs a suite's cells.
 
     Args:
         suite: The suite; its device, threads and timeout hold.
@@ -113,7 +117,9 @@ class SuiteRunner:
             SettingsError: The device is not there, or a pattern of ``only`` matches nothing.
             StoreError: The results folder can't be written, is in use, or is a newer compbench's.
         """
-        slots = plan_slots(self.suite.device, self.options.jobs, self.suite.threads)
+        limits = Limits(self.suite.timeout_seconds, self.grace_seconds)
+        request = ExecutorRequest(self.suite, limits, self.options.jobs, self.command)
+        executor = make_executor(self.options.executor, request)
         # A slot's cell sees one GPU and calls it `cuda`: which one it is makes it no other work.
         device = self.suite.device.partition(":")[0]
         cells = replace(self.suite, device=device).cells(self.registry)
@@ -127,14 +133,20 @@ class SuiteRunner:
             if pending:
                 machine = store.save_machine(describe_machine())
                 estimator = Estimator(result for result in results.values() if result.machine == machine)
-                plan = Plan(self.suite.name, len(selected), pending, slots, estimator)
-                with self.show(plan) as progress:
-                    stopped_by = self._run_cells(plan, store, machine, progress, results)
+                plan = Plan(self.suite.name, len(selected), pending, executor.capacity, executor.describe(), estimator)
+                with executor, self.show(plan) as progress:
+                    stopped_by = self._run_cells(plan, executor, store, machine, progress, results)
         kept = {cell.key: results[cell.key] for cell in selected if cell.key in results}
         return RunOutcome(store.directory, selected, kept, self._ran, stopped_by)
 
     def _run_cells(
-        self, plan: Plan, store: Store, machine: str, progress: Progress, results: dict[str, CellResult]
+        self,
+        plan: Plan,
+        executor: Executor,
+        store: Store,
+        machine: str,
+        progress: Progress,
+        results: dict[str, CellResult],
     ) -> int | None:
         """Runs the pending cells; puts their records into the store and into ``results``."""
 
@@ -150,26 +162,27 @@ class SuiteRunner:
                 keep(result_without_process(cell, self.suite.broken_arms[cell.arm], machine, utc_now()))
             else:
                 startable.append(cell)
-        timeout = float("inf") if self.suite.timeout_seconds is None else self.suite.timeout_seconds
-        with (
-            tempfile.TemporaryDirectory(prefix="compbench-") as folder,
-            Scheduler(plan.slots, Path(folder), store.log_path, timeout, self.command, self.grace_seconds) as scheduler,
-            closing(scheduler.run(startable)) as events,
-        ):
+        pending = Pending(startable)
+        with closing(executor.run(pending, store.log_path)) as events:
             for event in events:
                 match event:
-                    case Started(cell, slot):
-                        progress.started(cell, slot)
+                    case Started(cell, place):
+                        pending.started(cell)
+                        progress.started(cell, place)
                         self._observe("compbench_cell_started", cell=cell.model_dump(mode="json"))
                     case Stopping(_, running):
                         progress.stopping(running)
-                    case Ended():
-                        result = result_of(event, store.log_path(event.cell.key), machine, timeout)
+                    case Lost(cell, place, why):
+                        pending.put_back(cell)
+                        progress.again(cell, f"{place} is lost: {why}")
+                    case Ended(cell, _, end):
+                        on = machine if event.machine is None else store.save_machine(event.machine)
+                        result = result_of(cell, end, store.log_path(cell.key), on, self.suite.timeout_seconds)
                         if result is None:
-                            progress.dropped(event.cell)
+                            progress.dropped(cell)
                         else:
                             keep(result)
-            return scheduler.stopped_by
+        return executor.stopped_by
 
     def _describe_suite(self, store: Store, cells: Sequence[Cell], device: str, any_run: bool) -> None:
         """Keeps what the table is made of, and every command that made results, each on its line."""

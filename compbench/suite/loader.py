@@ -26,6 +26,7 @@ from compbench.registry import Registry
 from compbench.suite.arms import Arm, arm_axis, read_arms
 from compbench.suite.cell import Measuring, PluginReference, Training
 from compbench.suite.checking import Axis, Checker, Choice, choices, construct_at, what_it_says
+from compbench.suite.executors import Executors
 from compbench.suite.source import Source
 from compbench.suite.suite import Suite, Variant
 from compbench.workloads.base import Workload
@@ -64,7 +65,14 @@ class _Head(BaseModel):
         return device
 
 
-_KEYS = (*_REQUIRED, "training", "measuring", "capture", *(key for key in _Head.model_fields if key != "name"))
+_KEYS = (
+    *_REQUIRED,
+    "training",
+    "measuring",
+    "capture",
+    "executor",
+    *(key for key in _Head.model_fields if key != "name"),
+)
 
 
 def available_devices() -> list[str]:
@@ -157,6 +165,7 @@ class _Loader:
         }
         measurings = self._sections("measuring", Measuring, axes.sections["measuring"])
         captures = self._sections("capture", CaptureSettings, axes.sections["capture"])
+        executors = self._sections("executor", Executors, [])
         if self._data.get("margins") and "none" not in self._arm_names():
             self._checker.add(("margins",), "margins are judged against an arm named 'none', and there is none")
         problems = self._checker.problems()
@@ -196,6 +205,7 @@ class _Loader:
             threads=head.threads,
             timeout_seconds=head.timeout_seconds,
             path=self._source.file,
+            executors=executors[0][1],
         )
 
     def _read_keys(self) -> None:

@@ -10,6 +10,7 @@ from compbench.capture.settings import CaptureSettings
 from compbench.compressor import Compressor
 from compbench.registry import Registry
 from compbench.suite.cell import Cell, Measuring, PluginReference, Training
+from compbench.suite.executors import Executors
 from compbench.workloads.base import Workload
 
 
@@ -46,6 +47,7 @@ class Suite:
         threads: threads that a cell may use; None leaves it to the runner.
         timeout_seconds: the longest that a cell may take; None for no limit.
         path: the file.
+        executors: the settings of what can run it.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Suite:
     threads: int | None
     timeout_seconds: float | None
     path: str
+    executors: Executors = field(default_factory=Executors)
 
     def cells(self, registry: Registry) -> list[Cell]:
         """Every cell, seed by seed, in each depth by depth, in each arm by arm.

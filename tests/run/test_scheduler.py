@@ -11,8 +11,11 @@ import pytest
 
 from compbench.measure.allocator import REUSE
 from compbench.run.affinity import own_cores
+from compbench.run.cell_process import Limits, cell_command
 from compbench.run.ending import result_of
-from compbench.run.scheduler import Ended, Scheduler, Started, cell_command
+from compbench.run.executor import Ended, Started
+from compbench.run.pending import Pending
+from compbench.run.scheduler import Scheduler
 from compbench.run.slots import Slot
 from compbench.suite.cell import Measuring
 from tests.run import fake_cells
@@ -25,20 +28,19 @@ class Bench:
     """A scheduler over fake cells, with the folders that it needs."""
 
     def __init__(self, folder):
-        self.work, self.logs = folder / "work", folder / "logs"
-        self.work.mkdir()
+        self.logs = folder / "logs"
         self.logs.mkdir()
 
     def log(self, key):
         return self.logs / f"{key}.log"
 
     def scheduler(self, slots=ONE_SLOT, timeout=60.0, grace=5.0, command=fake_cells.command):
-        return Scheduler(slots, self.work, self.log, timeout, command, grace)
+        return Scheduler(slots, Limits(timeout, grace), command)
 
     def results(self, *cells, timeout=60.0, **settings):
         with self.scheduler(timeout=timeout, **settings) as scheduler:
-            ended = [event for event in scheduler.run(cells) if isinstance(event, Ended)]
-        return [result_of(event, self.log(event.cell.key), "machine", timeout) for event in ended]
+            ended = [event for event in scheduler.run(Pending(cells), self.log) if isinstance(event, Ended)]
+        return [result_of(event.cell, event.end, self.log(event.cell.key), "machine", timeout) for event in ended]
 
     def result(self, does, **settings):
         return self.results(make_cell(does), **settings)[0]
@@ -149,7 +151,7 @@ def test_a_slot_takes_one_cell_at_a_time(bench, count):
 def test_cells_start_in_their_order(bench):
     cells = [make_cell("ok", seed=seed) for seed in range(3)]
     with bench.scheduler() as scheduler:
-        started = [event.cell.seed for event in scheduler.run(cells) if isinstance(event, Started)]
+        started = [event.cell.seed for event in scheduler.run(Pending(cells), bench.log) if isinstance(event, Started)]
     assert started == [0, 1, 2]
 
 
@@ -186,7 +188,7 @@ def test_the_users_own_allocator_settings_hold(bench, monkeypatch):
 
 def test_sigkill_while_the_oom_killer_was_at_work_is_oom(bench, monkeypatch):
     kills = iter([7, 8])
-    monkeypatch.setattr("compbench.run.scheduler.kill_count", lambda: next(kills))
+    monkeypatch.setattr("compbench.run.cell_process.kill_count", lambda: next(kills))
     result = bench.result("kills_itself")
     assert (result.status, result.reason) == ("oom", "killed by the kernel's out-of-memory killer")
 
@@ -194,14 +196,14 @@ def test_sigkill_while_the_oom_killer_was_at_work_is_oom(bench, monkeypatch):
 @pytest.mark.parametrize(("does", "status"), [("ignores_sigterm", "timeout"), ("segfaults", "crashed")])
 def test_another_end_while_the_oom_killer_was_at_work_is_not_oom(bench, monkeypatch, does, status):
     kills = iter(range(10))
-    monkeypatch.setattr("compbench.run.scheduler.kill_count", lambda: next(kills))
+    monkeypatch.setattr("compbench.run.cell_process.kill_count", lambda: next(kills))
     assert bench.result(does, timeout=1.5, grace=0.1).status == status
 
 
 def test_leaving_early_ends_every_process(bench):
     with bench.scheduler() as scheduler:
         cell = make_cell("hangs_with_child")
-        events = scheduler.run([cell])
+        events = scheduler.run(Pending([cell]), bench.log)
         next(events)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
         with pytest.raises(InterruptedError):
@@ -228,7 +230,7 @@ def _raise_on_sigusr1(events, log):
 def test_signal_handlers_are_given_back(bench):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with bench.scheduler() as scheduler:
-        list(scheduler.run([make_cell("ok")]))
+        list(scheduler.run(Pending([make_cell("ok")]), bench.log))
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 

@@ -12,7 +12,8 @@ from compbench.suite import load_suite, shipped_suites
 from tests.suite.conftest import SUITE, Bench
 
 KEYS = (
-    "arms, capture, description, device, margins, matrix, measuring, name, threads, timeout_seconds, training, workload"
+    "arms, capture, description, device, executor, margins, matrix, measuring, name, threads, timeout_seconds, "
+    "training, workload"
 )
 
 

@@ -1,0 +1,49 @@
+"""Executors by name: what ``--executor`` chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from compbench.run.cell_process import Command, Limits, cell_command
+from compbench.run.executor import Executor
+from compbench.run.scheduler import Scheduler
+from compbench.run.slots import plan_slots
+from compbench.suite.executors import ExecutorName
+from compbench.suite.suite import Suite
+
+
+@dataclass(frozen=True)
+class ExecutorRequest:
+    """What an executor is made of.
+
+    Attributes:
+        suite: The suite; its ``device``, ``threads`` and ``executors`` hold.
+        limits: What each cell's process may take.
+        jobs: Cells at a time, as the command line has it; None leaves it to the suite.
+        command: Makes the command of a cell's process.
+    """
+
+    suite: Suite
+    limits: Limits
+    jobs: int | None = None
+    command: Command = cell_command
+
+
+def make_executor(name: ExecutorName, request: ExecutorRequest) -> Executor:
+    """The executor of that name; nothing is started and nothing is connected to.
+
+    Raises:
+        SettingsError: It can't be used as asked: the device is not there, or a package that it needs.
+    """
+    return _MAKERS[name](request)
+
+
+def _local(request: ExecutorRequest) -> Executor:
+    suite = request.suite
+    slots = plan_slots(suite.device, request.jobs or suite.executors.local.jobs, suite.threads)
+    return Scheduler(slots, request.limits, request.command)
+
+
+# Each imports its own package when it is called: nobody needs Ray to run a suite at home.
+_MAKERS: Mapping[ExecutorName, Callable[[ExecutorRequest], Executor]] = {"local": _local}

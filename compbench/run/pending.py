@@ -1,0 +1,55 @@
+"""The cells that a run is still to start: an executor takes from it, the runner puts back and withdraws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from compbench.suite.cell import Cell
+
+
+class Pending:
+    """Cells in the order in which they are to start.
+
+    Args:
+        cells: The cells.
+    """
+
+    def __init__(self, cells: Iterable[Cell]) -> None:
+        self._waiting: dict[str, Cell] = {cell.key: cell for cell in cells}
+        self._taken: dict[str, Cell] = {}
+
+    def take(self) -> Cell | None:
+        """The next cell, which the caller is to run; None when there is none at the moment."""
+        if not self._waiting:
+            return None
+        key = next(iter(self._waiting))
+        cell = self._taken[key] = self._waiting.pop(key)
+        return cell
+
+    def wanted(self, cell: Cell) -> bool:
+        """Whether a cell that was taken, and has not started, is still to be run."""
+        return cell.key in self._taken
+
+    def started(self, cell: Cell) -> None:
+        """A cell has started; from now on it can't be withdrawn."""
+        self._taken.pop(cell.key, None)
+
+    def put_back(self, cell: Cell) -> None:
+        """A cell is to run once more, after all others."""
+        self._taken.pop(cell.key, None)
+        self._waiting[cell.key] = cell
+
+    def withdraw(self, unwanted: Callable[[Cell], bool] = lambda cell: True) -> list[Cell]:
+        """Takes out cells that have not started; all, or those that are unwanted."""
+        found = [cell for cell in (*self._taken.values(), *self._waiting.values()) if unwanted(cell)]
+        for cell in found:
+            self._taken.pop(cell.key, None)
+            self._waiting.pop(cell.key, None)
+        return found
+
+    def __iter__(self) -> Iterator[Cell]:
+        """The cells that nobody has taken yet."""
+        return iter(list(self._waiting.values()))
+
+    def __len__(self) -> int:
+        return len(self._waiting)
