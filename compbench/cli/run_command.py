@@ -67,7 +67,10 @@ def run(
     ] = None,
     rerun: Annotated[
         Rerun,
-        typer.Option(help="missing: cells without a record; failed: also those that are not ok; all: every cell."),
+        typer.Option(
+            help="missing: cells without a record; failed: also those that are not ok; oom: also those that ran out of "
+            "memory, and deeper ones skipped for it; all: every cell."
+        ),
     ] = "missing",
     plugins_dir: Annotated[
         Path | None,

@@ -9,9 +9,7 @@ record was written.
 from __future__ import annotations
 
 import datetime
-import os
 import sys
-import tempfile
 import time
 import traceback
 from contextlib import nullcontext
@@ -33,6 +31,7 @@ from compbench.measure.step import Step
 from compbench.measure.timing import measure_time
 from compbench.registry import Reference, Registry
 from compbench.run.environment import describe_environment
+from compbench.run.files import write_atomically
 from compbench.run.result import CellResult, Status
 from compbench.run.training import (
     PROBED_STEP,
@@ -220,12 +219,7 @@ def main(arguments: list[str]) -> int:
         return 2
     result = run_cell(cell)
     print(result.status, result.reason)
-    descriptor, temporary = tempfile.mkstemp(dir=out.parent, prefix=out.name)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(result.model_dump_json(indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, out)
+    write_atomically(out, result.model_dump_json(indent=1))
     return 0
 
 

@@ -20,11 +20,11 @@ from compbench.run.cell import ended_by, prepare
 from compbench.run.cell_process import Limits, ProcessEnd, module_command
 from compbench.run.ending import result_of
 from compbench.run.executor import Ended, Started
+from compbench.run.files import write_atomically
 from compbench.run.pending import Pending
 from compbench.run.result import Status
 from compbench.run.scheduler import Scheduler
 from compbench.run.slots import plan_slots
-from compbench.run.store import write_atomically
 from compbench.run.training import Record, train
 from compbench.suite.cell import Cell
 from compbench.suite.suite import Suite

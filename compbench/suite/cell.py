@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from compbench.capture.settings import CaptureSettings
 from compbench.measure.allocator import Allocator
@@ -73,11 +73,6 @@ class Cell(BaseModel):
     capture: CaptureSettings = CaptureSettings()
     device: str = "cpu"
     plugins_dir: str | None = Field(None, description="absolute path of the project's own plugins, if any")
-
-    @field_validator("capture", mode="before")
-    @classmethod
-    def _recorded_before_there_was_a_choice(cls, capture: object) -> object:
-        return {"routes": "hooks", **capture} if isinstance(capture, dict) else capture
 
     @property
     def label(self) -> str:
