@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from compbench.errors import SettingsError
 from compbench.registry import Registry, default_plugins_dir
@@ -19,13 +20,15 @@ from compbench.run.runner import RunOptions, RunOutcome, SuiteRunner
 from compbench.run.selection import Rerun
 from compbench.suite import load_suite
 from compbench.suite.executors import ExecutorName
+from compbench.suite.loader import check_memory_limit
 
 HELP = """
 Runs a suite and prints its table.
 
 Every cell (strategy, depth, seed) is a process of its own with its own log; its record goes to DIR/<suite>/cells the
-moment it ends. A cell that fails is a row with its status, and the run goes on. Ctrl-C keeps what is finished; the
-same command goes on with the rest. With nothing left to run, it only prints the table.
+moment it ends. A cell that fails is a row with its status, and the run goes on; once a cell is out of memory, deeper
+ones of its arm and seed are skipped. Ctrl-C keeps what is finished; the same command goes on with the rest. With
+nothing left to run, it only prints the table.
 
 \b
 Examples:
@@ -76,6 +79,29 @@ def run(
         Path | None,
         typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
     ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How many more times a cell is run whose process has crashed.", metavar="N")
+    ] = 0,
+    fail_fast: Annotated[
+        bool,
+        typer.Option(
+            "--fail-fast", help="Start no further cell after the first failure; those that run go on to their end."
+        ),
+    ] = False,
+    no_skip: Annotated[
+        bool,
+        typer.Option(
+            "--no-skip",
+            help="Also run cells that are deeper than one of the same arm and seed that is out of memory.",
+        ),
+    ] = False,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory that each process of a cell may have, instead of the suite's own, such as 4GB. Not of a GPU.",
+            metavar="SIZE",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Where to run, instead of on the suite's own device: cpu, cuda or cuda:N.")
     ] = None,
@@ -91,13 +117,18 @@ def run(
     loaded = load_suite(suite, registry, device)
     if timeout is not None:
         loaded = dataclasses.replace(loaded, timeout_seconds=timeout)
+    if memory_limit is not None:
+        loaded = dataclasses.replace(loaded, memory_limit=_memory_limit(memory_limit))
     options = RunOptions(
         results=results,
         executor=executor,
         jobs=jobs,
         only=tuple(only or ()),
         rerun=rerun,
-        command=command_line(suite, jobs, only or (), plugins_dir, device, timeout),
+        retries=retries,
+        fail_fast=fail_fast,
+        skip=not no_skip,
+        command=command_line(suite, jobs, only or (), plugins_dir, device, timeout, memory_limit, no_skip),
     )
     outcome = SuiteRunner(loaded, registry, options, make_progress, _warn).run()
     _conclude(outcome, loaded.name, registry)
@@ -111,16 +142,24 @@ def command_line(
     plugins_dir: Path | None,
     device: str | None,
     timeout: float | None,
+    memory_limit: str | None = None,
+    no_skip: bool = False,
 ) -> str:
     """The command that makes the same results anew; where they go and what is there already are not part of it."""
     words = ["compbench", "run", suite]
     for pattern in only:
         words += ["--only", pattern]
-    options = {"--jobs": jobs, "--plugins-dir": plugins_dir, "--device": device, "--timeout": timeout}
+    options = {
+        "--jobs": jobs,
+        "--plugins-dir": plugins_dir,
+        "--device": device,
+        "--timeout": timeout,
+        "--memory-limit": memory_limit,
+    }
     for option, value in options.items():
         if value is not None:
             words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
-    return shlex.join(words)
+    return shlex.join([*words, "--no-skip"] if no_skip else words)
 
 
 def _conclude(outcome: RunOutcome, suite: str, registry: Registry) -> None:
@@ -131,6 +170,9 @@ def _conclude(outcome: RunOutcome, suite: str, registry: Registry) -> None:
             f"interrupted by {name}: {len(outcome.results)} cells are kept in {outcome.directory}; "
             f"the same command goes on with the other {left}"
         )
+    elif outcome.failed_fast:
+        left = len(outcome.selected) - len(outcome.results)
+        print(f"ended by the first failure (--fail-fast); the same command goes on with the other {left} cells")
     elif not outcome.ran:
         print(f"{suite}: nothing to do, all {len(outcome.selected)} cells are in {outcome.directory}")
     if outcome.results:
@@ -143,16 +185,36 @@ def _conclude(outcome: RunOutcome, suite: str, registry: Registry) -> None:
 
 
 def _print_failures(outcome: RunOutcome) -> None:
-    failures = outcome.failures()
-    if not failures:
+    causes = outcome.failures()
+    if not causes:
         return
-    print(f"\n{sum(map(len, failures.values()))} of {len(outcome.selected)} cells are not ok:")
-    for (status, reason), results in failures.items():
-        print(f"  {status}: {reason or 'no reason given'}")
-        for result in results:
-            print(f"    {describe(result.cell)}" + (f"  ({outcome.directory / result.log})" if result.log else ""))
-    if any(result.status != "skipped" for results in failures.values() for result in results):
+    print(f"\n{sum(len(cause.results) for cause in causes)} of {len(outcome.selected)} cells are not ok:")
+    for cause in causes:
+        count, example = len(cause.results), cause.example
+        cells = "1 cell" if count == 1 else f"{count} cells"
+        print(f"  {cells} {cause.status}: {example.reason or 'no reason given'}")
+        log = f"  ({outcome.directory / example.log})" if example.log else ""
+        print(f"    {'' if count == 1 else 'such as '}{describe(example.cell)}{log}")
+    if any(cause.status != "skipped" for cause in causes):
         print("--rerun failed runs them again")
+
+
+def _memory_limit(given: str) -> int:
+    """The bytes that were asked for.
+
+    Raises:
+        SettingsError: It is no size, or too small for any cell.
+    """
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(given))
+        check_memory_limit(size)
+    except ValidationError as error:
+        raise SettingsError(
+            f"--memory-limit {given}: no size (allowed: such as 4GB, 1500MB or a number of bytes)"
+        ) from error
+    except ValueError as error:
+        raise SettingsError(f"--memory-limit {given}: {error}") from error
+    return size
 
 
 def _warn(message: str) -> None:

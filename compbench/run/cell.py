@@ -31,6 +31,7 @@ from compbench.measure.step import Step
 from compbench.measure.timing import measure_time
 from compbench.registry import Reference, Registry
 from compbench.run.environment import describe_environment
+from compbench.run.exhaustion import out_of_memory
 from compbench.run.files import write_atomically
 from compbench.run.result import CellResult, Status
 from compbench.run.training import (
@@ -98,14 +99,12 @@ def ended_by(error: Exception) -> tuple[Status, str]:
             return "unsupported", str(error)
         case DivergedError():
             return "diverged", str(error)
-        case MemoryError() | torch.OutOfMemoryError():
-            return "oom", _one_line(error)
+    evidence = out_of_memory(error)
     traceback.print_exception(error)
-    if isinstance(error, CompbenchError):
-        return "failed", str(error)
-    # Torch's CPU allocator has no exception class of its own: its name in the message is all the evidence there is.
-    exhausted = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    return "oom" if exhausted else "failed", _one_line(error)
+    if evidence is not None:
+        line = _one_line(error)
+        return "oom", line if line.startswith(evidence) else f"{line} ({evidence})"
+    return "failed", str(error) if isinstance(error, CompbenchError) else _one_line(error)
 
 
 @dataclass

@@ -19,6 +19,8 @@ from compbench.run.estimate import Estimator
 from compbench.run.result import CellResult
 from compbench.suite.cell import Cell
 
+_STYLES = {"ok": "green", "skipped": "yellow", "unsupported": "yellow"}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -90,7 +92,7 @@ class Progress:
         remaining = self.remaining()
         if remaining:
             line += f", about {duration(remaining)} left"
-        self.say(line, "green" if result.status == "ok" else "red")
+        self.say(line, _STYLES.get(result.status, "red"))
 
     def stopping(self, running: int) -> None:
         """The run was interrupted, and its running cells were asked to stop."""

@@ -44,6 +44,9 @@ class CellResult(BaseModel):
         default_factory=dict,
         description="SHA-256 of each file of strategies and workload, beside what tells them apart",
     )
+    attempts: int = Field(
+        1, description="how often the cell was run until it gave this record; more after crashes alone"
+    )
     weights_hash: str = Field("", description="SHA-256 of the initial weights; equal for all arms of a seed and depth")
     order_hash: str = Field("", description="SHA-256 of the order of training examples")
     parameters: int = 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compbench.registry import Registry
+from compbench.run.causes import Cause, by_cause
 from compbench.run.cell_process import GRACE_SECONDS, Command, Limits, cell_command, utc_now
 from compbench.run.ending import result_of, result_without_process
 from compbench.run.estimate import Estimator
@@ -15,6 +16,16 @@ from compbench.run.executor import Ended, Executor, Lost, Started, Stopping
 from compbench.run.executors import ExecutorRequest, make_executor
 from compbench.run.machine import describe_machine
 from compbench.run.pending import Pending
+from compbench.run.policy import (
+    FAIL_FAST,
+    MOST_LOSSES,
+    Attempts,
+    doomed,
+    interleaved,
+    is_deeper,
+    reconsidered,
+    skipped,
+)
 from compbench.run.progress import Plan, Progress
 from compbench.run.result import CellResult
 from compbench.run.selection import Rerun, select, to_run
@@ -34,6 +45,9 @@ class RunOptions:
         jobs: Cells at a time; None leaves it to the suite and the executor.
         only: Patterns that narrow the suite down, such as ``depth=4,8``.
         rerun: Which of the cells that have a record are run again.
+        retries: How many more times a cell is run that has crashed.
+        fail_fast: No further cell is started after the first that ends otherwise than it should.
+        skip: Cells deeper than one that ran out of memory are skipped.
         command: What the results are to say that made them.
     """
 
@@ -42,6 +56,9 @@ class RunOptions:
     jobs: int | None = None
     only: Sequence[str] = ()
     rerun: Rerun = "missing"
+    retries: int = 0
+    fail_fast: bool = False
+    skip: bool = True
     command: str = ""
 
 
@@ -55,6 +72,7 @@ class RunOutcome:
         results: Those of them that have a record, by key.
         ran: How many ended in this run.
         stopped_by: The signal that interrupted it, if one has.
+        failed_fast: Whether it was ended by the first failure.
     """
 
     directory: Path
@@ -62,6 +80,7 @@ class RunOutcome:
     results: Mapping[str, CellResult]
     ran: int
     stopped_by: int | None = None
+    failed_fast: bool = False
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -78,13 +97,9 @@ class RunOutcome:
             return 128 + self.stopped_by
         return 0 if self.statuses == {"ok": len(self.selected)} else 1
 
-    def failures(self) -> dict[tuple[str, str], list[CellResult]]:
-        """The records that are not ok, by status and reason."""
-        groups: dict[tuple[str, str], list[CellResult]] = {}
-        for result in self.results.values():
-            if result.status != "ok":
-                groups.setdefault((result.status, result.reason), []).append(result)
-        return groups
+    def failures(self) -> list[Cause]:
+        """The records that are not ok, by their cause, the most frequent first."""
+        return by_cause(self.results.values())
 
 
 @dataclass
@@ -109,6 +124,7 @@ class SuiteRunner:
     command: Command = cell_command
     grace_seconds: float = GRACE_SECONDS
     _ran: int = field(default=0, init=False)
+    _failed_fast: bool = field(default=False, init=False)
 
     def run(self) -> RunOutcome:
         """Runs the cells that are called for; nothing is run when anything about the request is wrong.
@@ -117,8 +133,7 @@ class SuiteRunner:
             SettingsError: The device is not there, or a pattern of ``only`` matches nothing.
             StoreError: The results folder can't be written, is in use, or is a newer compbench's.
         """
-        limits = Limits(self.suite.timeout_seconds, self.grace_seconds)
-        request = ExecutorRequest(self.suite, limits, self.options.jobs, self.command)
+        request = ExecutorRequest(self.suite, self._limits(), self.options.jobs, self.command)
         executor = make_executor(self.options.executor, request)
         # A slot's cell sees one GPU and calls it `cuda`: which one it is makes it no other work.
         device = self.suite.device.partition(":")[0]
@@ -128,6 +143,7 @@ class SuiteRunner:
         with store.lock():
             results = store.results(cell.key for cell in cells)
             pending = to_run(selected, results, self.options.rerun)
+            pending = interleaved(reconsidered(selected, pending, results, self.options.skip))
             self._describe_suite(store, cells, device, any_run=bool(pending))
             stopped_by = None
             if pending:
@@ -137,7 +153,7 @@ class SuiteRunner:
                 with executor, self.show(plan) as progress:
                     stopped_by = self._run_cells(plan, executor, store, machine, progress, results)
         kept = {cell.key: results[cell.key] for cell in selected if cell.key in results}
-        return RunOutcome(store.directory, selected, kept, self._ran, stopped_by)
+        return RunOutcome(store.directory, selected, kept, self._ran, stopped_by, self._failed_fast)
 
     def _run_cells(
         self,
@@ -156,13 +172,23 @@ class SuiteRunner:
             progress.finished(result)
             self._observe("compbench_cell_finished", result=results[result.key].model_dump(mode="json"))
 
-        startable = []
-        for cell in plan.pending:
-            if cell.arm in self.suite.broken_arms:
-                keep(result_without_process(cell, self.suite.broken_arms[cell.arm], machine, utc_now()))
-            else:
-                startable.append(cell)
+        startable, attempts = self._startable(plan.pending, results, machine, keep), Attempts(self.options.retries)
         pending = Pending(startable)
+
+        def follow(result: CellResult) -> None:
+            """Keeps the record of an attempt, and does what follows from it."""
+            if attempts.again(result):
+                pending.put_back(result.cell)
+                progress.again(result.cell, f"attempt {result.attempts} {result.status} ({result.reason})")
+                return
+            keep(result)
+            if self.options.skip and result.status == "oom":
+                for cell in pending.withdraw(lambda cell: is_deeper(cell, result.cell)):
+                    keep(skipped(cell, result))
+            if self.options.fail_fast and result.status in FAIL_FAST:
+                self._failed_fast = True
+                pending.withdraw()
+
         with closing(executor.run(pending, store.log_path)) as events:
             for event in events:
                 match event:
@@ -172,17 +198,42 @@ class SuiteRunner:
                         self._observe("compbench_cell_started", cell=cell.model_dump(mode="json"))
                     case Stopping(_, running):
                         progress.stopping(running)
-                    case Lost(cell, place, why):
+                    case Lost(cell, place, why) if attempts.lost(cell) < MOST_LOSSES:
                         pending.put_back(cell)
                         progress.again(cell, f"{place} is lost: {why}")
+                    case Lost(cell, place, why):
+                        reason = f"its node was lost {MOST_LOSSES} times, at last {place}: {why}"
+                        follow(attempts.count(result_without_process(cell, reason, machine, utc_now(), "crashed")))
                     case Ended(cell, _, end):
                         on = machine if event.machine is None else store.save_machine(event.machine)
-                        result = result_of(cell, end, store.log_path(cell.key), on, self.suite.timeout_seconds)
+                        result = result_of(cell, end, store.log_path(cell.key), on, self._limits())
                         if result is None:
                             progress.dropped(cell)
                         else:
-                            keep(result)
+                            follow(attempts.count(result))
         return executor.stopped_by
+
+    def _startable(
+        self,
+        cells: Sequence[Cell],
+        results: Mapping[str, CellResult],
+        machine: str,
+        keep: Callable[[CellResult], None],
+    ) -> list[Cell]:
+        """The cells that can be started; the others get their records at once."""
+        hopeless = doomed(cells, results, {cell.key for cell in cells}) if self.options.skip else {}
+        startable = []
+        for cell in cells:
+            if cell.arm in self.suite.broken_arms:
+                keep(result_without_process(cell, self.suite.broken_arms[cell.arm], machine, utc_now()))
+            elif cell.key in hopeless:
+                keep(hopeless[cell.key])
+            else:
+                startable.append(cell)
+        return startable
+
+    def _limits(self) -> Limits:
+        return Limits(self.suite.timeout_seconds, self.grace_seconds, self.suite.memory_limit)
 
     def _describe_suite(self, store: Store, cells: Sequence[Cell], device: str, any_run: bool) -> None:
         """Keeps what the table is made of, and every command that made results, each on its line."""

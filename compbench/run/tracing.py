@@ -106,6 +106,7 @@ class Tracer:
                 self.folder(cell).mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"can't write to {self.folder(cell)}: {error.strerror or error}") from error
+        limits = Limits(self.suite.timeout_seconds, memory_bytes=self.suite.memory_limit)
         by_key = {cell.key: cell for cell in cells}
 
         def command(spec: Path, out: Path) -> list[str]:
@@ -114,7 +115,7 @@ class Tracer:
             return module_command("compbench.run.tracing", str(spec), str(out), str(folder), *numbers)
 
         with (
-            Scheduler(slots, Limits(self.suite.timeout_seconds), command) as scheduler,
+            Scheduler(slots, limits, command) as scheduler,
             closing(scheduler.run(Pending(cells), self.log_path)) as events,
         ):
             for event in events:
@@ -122,7 +123,7 @@ class Tracer:
                     case Started(cell):
                         self.tell(cell)
                     case Ended(cell, _, end) if not end.interrupted:
-                        yield self._result(cell, end)
+                        yield self._result(cell, end, limits)
             self.stopped_by = scheduler.stopped_by
 
     def folder(self, cell: Cell) -> Path:
@@ -133,10 +134,10 @@ class Tracer:
         """Where goes what a cell's process prints."""
         return self.directory / key / "trace.log"
 
-    def _result(self, cell: Cell, end: ProcessEnd) -> CellTrace:
+    def _result(self, cell: Cell, end: ProcessEnd, limits: Limits) -> CellTrace:
         if end.record is not None:
             return CellTrace.model_validate_json(end.record)
-        how = result_of(cell, end, self.log_path(cell.key), "", self.suite.timeout_seconds)
+        how = result_of(cell, end, self.log_path(cell.key), "", limits)
         status, reason = ("crashed", "") if how is None else (how.status, how.reason)
         return CellTrace(cell=cell, status=status, reason=reason)
 

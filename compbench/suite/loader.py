@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 
 from compbench.capture.settings import CaptureSettings
 from compbench.errors import CompbenchError, Problem, SettingsError, SuiteError, nearest, unknown
@@ -34,6 +34,9 @@ from compbench.workloads.base import Workload
 Section = TypeVar("Section", bound=BaseModel)
 
 _REQUIRED = ("name", "workload", "arms", "matrix")
+SMALLEST_MEMORY_LIMIT = 10**9
+"""Bytes; a process that has loaded torch on a CPU has asked for 0.4 GB before it does anything."""
+
 _SMALLEST = {"depth": 1, "seed": 0}
 
 
@@ -48,6 +51,14 @@ class _Head(BaseModel):
     device: str | None = None
     threads: int | None = Field(None, ge=1)
     timeout_seconds: float | None = Field(None, gt=0)
+    memory_limit: ByteSize | None = None
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _leaves_room_to_begin(cls, memory_limit: ByteSize | None) -> ByteSize | None:
+        if memory_limit is not None:
+            check_memory_limit(memory_limit)
+        return memory_limit
 
     @field_validator("name")
     @classmethod
@@ -73,6 +84,16 @@ _KEYS = (
     "executor",
     *(key for key in _Head.model_fields if key != "name"),
 )
+
+
+def check_memory_limit(memory_limit: int) -> None:
+    """Whether a cell's process can begin under this limit.
+
+    Raises:
+        ValueError: It can't.
+    """
+    if memory_limit < SMALLEST_MEMORY_LIMIT:
+        raise ValueError("torch alone takes a good part of that (allowed: 1GB or more)")
 
 
 def available_devices() -> list[str]:
@@ -204,6 +225,7 @@ class _Loader:
             device=head.device or ("cuda" if torch.cuda.is_available() else "cpu"),
             threads=head.threads,
             timeout_seconds=head.timeout_seconds,
+            memory_limit=None if head.memory_limit is None else int(head.memory_limit),
             path=self._source.file,
             executors=executors[0][1],
         )

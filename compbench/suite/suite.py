@@ -47,6 +47,7 @@ class Suite:
         threads: threads that a cell may use; None leaves it to the runner.
         timeout_seconds: the longest that a cell may take; None for no limit.
         path: the file.
+        memory_limit: bytes of memory that each process of a cell may have; None for no limit.
         executors: the settings of what can run it.
     """
 
@@ -65,6 +66,7 @@ class Suite:
     threads: int | None
     timeout_seconds: float | None
     path: str
+    memory_limit: int | None = None
     executors: Executors = field(default_factory=Executors)
 
     def cells(self, registry: Registry) -> list[Cell]:

@@ -124,7 +124,31 @@ def test_a_timeout_is_for_this_run(compbench, monkeypatch):
     monkeypatch.setattr("compbench.cli.run_command.SuiteRunner", functools.partial(SuiteRunner, command=sleep))
     status, out, _ = compbench("run", "tiny.yaml", "--timeout", "0.2", "--only", "seed=0", "--only", "depth=2")
     assert status == 1
-    assert "timeout: took longer than 0.2 s" in out
+    assert (
+        "2 cells timeout: took longer than 0.2 s\n    such as none depth 2 seed 0  (results/tiny/logs/none-d2-s0-"
+        in out
+    )
+
+
+def test_what_to_do_about_failures_is_said_by_the_command_line(compbench, folder, monkeypatch):
+    limits = []
+
+    def crash(spec: Path, out: Path):
+        limits.append(spec)
+        return [
+            sys.executable,
+            "-c",
+            "import os, resource; print(resource.getrlimit(resource.RLIMIT_DATA)); os.abort()",
+        ]
+
+    monkeypatch.setattr("compbench.cli.run_command.SuiteRunner", functools.partial(SuiteRunner, command=crash))
+    arguments = ["--retries", "1", "--fail-fast", "--jobs", "1", "--memory-limit", "2GB"]
+    status, out, _ = compbench("run", "tiny.yaml", *arguments)
+    assert (status, len(limits)) == (1, 2)
+    assert "ended by the first failure (--fail-fast); the same command goes on with the other 7 cells" in out
+    assert "1 cell crashed: killed by SIGABRT (Aborted)\n    none depth 2 seed 0  (results/tiny/logs/" in out
+    (log,) = (folder / "results" / "tiny" / "logs").iterdir()
+    assert log.read_text().startswith("(2000000000, 2000000000)")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +160,8 @@ def test_a_timeout_is_for_this_run(compbench, monkeypatch):
         (["tiny.yaml", "--plugins-dir", "nowhere"], "nowhere"),
         (["tiny.yaml", "--timeout", "0"], "--timeout 0 (allowed: seconds > 0)"),
         (["tiny.yaml", "--timeout", "nan"], "--timeout nan (allowed: seconds > 0)"),
+        (["tiny.yaml", "--memory-limit", "lots"], "--memory-limit lots: no size (allowed: such as 4GB"),
+        (["tiny.yaml", "--memory-limit", "100MB"], "(allowed: 1GB or more)"),
         (["tiny.yaml", "--results", "tiny.yaml"], "can't write to results folder"),
         (["broken.yaml"], "broken.yaml:"),
     ],
@@ -183,6 +209,8 @@ def test_the_command_of_a_run_can_be_pasted_into_a_shell():
     assert command == (
         "compbench run 'my suite.yaml' --only 'arm=laser*' --jobs 2 --plugins-dir own --device cuda --timeout 90"
     )
+    limited = command_line("quick", None, [], None, None, None, "4GB", no_skip=True)
+    assert limited == "compbench run quick --memory-limit 4GB --no-skip"
     assert command_line("quick", None, [], None, None, None) == "compbench run quick"
 
 

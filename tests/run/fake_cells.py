@@ -73,6 +73,73 @@ def writes_another_cells_record(spec: Path, out: Path) -> None:
     out.write_text(json.dumps({"key": spec.name.removesuffix(".cell.json"), "cell": cell, "status": "ok"}))
 
 
+def oom_from_depth_8(spec: Path, out: Path) -> None:
+    deep = json.loads(spec.read_text())["depth"] >= 8
+    write_record(spec, out, **({"status": "oom", "reason": "MemoryError"} if deep else {}))
+
+
+def crashes_twice(spec: Path, out: Path) -> None:
+    """Crashes in its first two attempts, which it counts in a file of the current folder."""
+    count = Path(f"attempts-{json.loads(spec.read_text())['seed']}")
+    with count.open("a") as file:
+        file.write(".")
+    if len(count.read_text()) <= 2:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    ok(spec, out)
+
+
+def hangs_in_native_code(spec: Path, out: Path) -> None:
+    """Sleeps in C with the interpreter's lock, deaf to SIGTERM, beside a child in its own session that does so too."""
+    import ctypes
+
+    ready, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(tell, b".")
+        ctypes.PyDLL(None).pause()
+    os.read(ready, 1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print(f"pid {child}\npid {os.getpid()}\npid {os.getppid()}", flush=True)
+    ctypes.PyDLL(None).pause()
+
+
+def leaves_daemon_behind(spec: Path, out: Path) -> None:
+    """Ends well; a grandchild whose parent has ended goes on in a session of its own."""
+    read, write = os.pipe()
+    if not os.fork():
+        if not os.fork():
+            os.setsid()
+            os.write(write, str(os.getpid()).encode())
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+    print(f"pid {int(os.read(read, 20))}", flush=True)
+    ok(spec, out)
+
+
+def takes_memory(spec: Path, out: Path) -> None:
+    """Has 60 MB, and then asks for one more GB than it may have; what comes of it is told by Python's own error."""
+    kept = bytearray(60 * 10**6)
+    try:
+        more = bytearray(10**9)
+    except MemoryError:
+        write_record(spec, out, status="oom", reason="MemoryError", statistics={"kept": len(kept)})
+        return
+    write_record(spec, out, statistics={"kept": len(kept) + len(more)})
+
+
+def dies_of_memory(spec: Path, out: Path) -> None:
+    """Fills the memory that it may have, and then dies as libraries do that can't be told: by abort()."""
+    kept = []
+    try:
+        while True:
+            kept.append(b"x" * 2**20)
+    except MemoryError:
+        os.abort()
+
+
 def hangs(spec: Path, out: Path) -> None:
     print(f"pid {os.getpid()}", flush=True)
     time.sleep(600)

@@ -126,10 +126,9 @@ def test_exhausted_memory_is_told_from_other_failures(monkeypatch: pytest.Monkey
 
         return run
 
-    allocator = RuntimeError(
-        "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
-    )
-    for error, status in [(MemoryError(), "oom"), (allocator, "oom"), (RuntimeError("out of memory"), "failed")]:
+    words = "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate {} bytes"
+    allocator, liar = RuntimeError(words.format(10**17)), RuntimeError(words.format(10**4))
+    for error, status in [(MemoryError(), "oom"), (allocator, "oom"), (liar, "failed")]:
         monkeypatch.setattr(cell_module, "_run", raises(error))
         assert run_cell(cell(("none", {}))).status == status
 

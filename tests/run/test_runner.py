@@ -164,11 +164,66 @@ def test_observers_are_told_and_their_failures_are_warnings(runs):
 
 def test_failures_are_grouped_by_status_and_reason(runs):
     outcome = runs.run(make_suite("ok", "raises", "kills_itself", seeds=(0, 1)))
-    grouped = {key: len(results) for key, results in outcome.failures().items()}
+    grouped = {(cause.status, cause.example.reason): len(cause.results) for cause in outcome.failures()}
     assert grouped == {
         ("crashed", "exit status 1: ValueError: this went wrong"): 2,
         ("crashed", "killed by SIGKILL (Killed)"): 2,
     }
+
+
+def test_cells_deeper_than_one_out_of_memory_are_skipped(runs):
+    suite = make_suite("oom_from_depth_8", "ok", depths=(4, 8, 16, 32))
+    outcome = runs.run(suite, jobs=1)
+    assert statuses(outcome) == ["ok", "ok", "oom", "ok", "skipped", "ok", "skipped", "ok"]
+    skips = [result for result in outcome.results.values() if result.status == "skipped"]
+    assert {result.reason for result in skips} == {"skipped: OOM at depth 8"}
+    assert all(runs.store.result(result.key) == result for result in skips)
+    assert outcome.ran == 8
+    assert runs.run(suite).ran == 0
+    wider = make_suite("oom_from_depth_8", "ok", depths=(4, 8, 16, 32, 64))
+    assert statuses(runs.run(wider, jobs=1))[-2:] == ["skipped", "ok"]
+    assert ": oom" not in runs.printed
+    assert statuses(runs.run(suite, jobs=1, skip=False)) == ["ok", "ok"] + ["oom", "ok"] * 3
+
+
+def test_skipped_cells_are_reconsidered_when_what_they_were_skipped_for_runs_again(runs):
+    suite = make_suite("oom_from_depth_8", depths=(4, 8, 16))
+    runs.run(suite, jobs=1)
+    again = runs.run(suite, jobs=1, rerun="failed")
+    assert (again.ran, statuses(again)) == (2, ["ok", "oom", "skipped"])
+    only = runs.run(suite, rerun="failed", only=["depth=16"])
+    assert (only.ran, statuses(only)) == (0, ["skipped"])
+
+
+def test_crashed_cells_are_tried_again_and_the_record_says_how_often(runs, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    suite = make_suite("crashes_twice", "raises", "diverges", "ok")
+    outcome = runs.run(suite, retries=2)
+    found = {cell.variant["does"]: outcome.results[cell.key] for cell in outcome.selected}
+    assert {does: (result.status, result.attempts) for does, result in found.items()} == {
+        "crashes_twice": ("ok", 3),
+        "raises": ("crashed", 3),
+        "diverges": ("diverged", 1),
+        "ok": ("ok", 1),
+    }
+    assert outcome.ran == 4
+    assert len([line for line in runs.printed.splitlines() if "to be run again: attempt" in line]) == 4
+    assert runs.printed.splitlines()[-1].startswith("[4/4]")
+
+
+def test_fail_fast_starts_nothing_after_the_first_failure(runs):
+    suite = make_suite("ok", "raises", "slow", seeds=(0, 1))
+    outcome = runs.run(suite, jobs=1, fail_fast=True)
+    assert (outcome.failed_fast, outcome.exit_status) == (True, 1)
+    assert [result.status for result in outcome.results.values()] == ["ok", "crashed"]
+    assert [path.suffix for path in runs.store.log_path("x").parent.iterdir()] == [".log"] * 2
+    later = runs.run(suite, jobs=1)
+    assert (later.ran, later.failed_fast) == (4, False)
+
+
+def test_fail_fast_is_for_what_failed_and_lets_what_runs_end(runs):
+    outcome = runs.run(make_suite("oom_from_depth_8", "slow", "ok", depths=(8, 16)), jobs=2, fail_fast=True)
+    assert [result.status for result in outcome.results.values()] == ["oom", "ok", "skipped"]
 
 
 def test_the_plain_display_has_the_plan_and_a_line_for_each_cell(runs):
