@@ -35,9 +35,9 @@ class Pending:
         self._taken.pop(cell.key, None)
 
     def put_back(self, cell: Cell) -> None:
-        """A cell is to run once more, after all others."""
+        """A cell is to run once more; it is the next to be taken, so that shallow cells still come before deep ones."""
         self._taken.pop(cell.key, None)
-        self._waiting[cell.key] = cell
+        self._waiting = {cell.key: cell, **self._waiting}
 
     def withdraw(self, unwanted: Callable[[Cell], bool] = lambda cell: True) -> list[Cell]:
         """Takes out cells that have not started; all, or those that are unwanted."""

@@ -106,7 +106,7 @@ class Progress:
     def again(self, cell: Cell, why: str) -> None:
         """A cell that had started is to be run once more."""
         self._running.pop(cell.key, None)
-        self._pending.append(cell)
+        self._pending.insert(0, cell)
         self.say(f"{describe(cell)}: to be run again: {why}", "yellow")
 
     def remaining(self) -> float | None:

@@ -97,10 +97,10 @@ def test_failures_are_grouped_at_the_end_and_the_status_is_1(compbench, monkeypa
     assert status == 1
     assert out.split("\n\n")[-1].splitlines()[:3] == [
         "2 of 4 cells are not ok:",
-        "  crashed: exit status 1: ValueError: boom",
+        "  2 cells crashed: exit status 1: ValueError: boom",
         out.split("\n\n")[-1].splitlines()[2],
     ]
-    assert "int8 depth 2 seed 0  (results/tiny/logs/int8-d2-s0-" in out
+    assert "    such as int8 depth 2 seed 0  (results/tiny/logs/int8-d2-s0-" in out
     again, _, _ = compbench("run", "tiny.yaml", "--only", "seed=0")
     assert again == 1
     assert compbench("run", "tiny.yaml", "--only", "arm=none")[0] == 0

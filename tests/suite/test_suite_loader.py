@@ -237,9 +237,9 @@ BAD = {
     ),
     "executor": (
         SUITE + "executor:\n  local:\n    jobs: 0\n",
-        "12: executor.local.jobs is 0 (allowed: an integer >= 1",
+        "12: executor: local.jobs is 0 (allowed: an integer >= 1 or null)",
     ),
-    "executor_unknown": (SUITE + "executor:\n  cloud: {}\n", "11: "),
+    "executor_unknown": (SUITE + "executor:\n  cloud: {}\n", "11: executor: unknown field 'cloud'"),
     "timeout": (SUITE + "timeout_seconds: -1\n", "10: timeout_seconds is -1 (allowed: a number > 0 or null)"),
 }
 
