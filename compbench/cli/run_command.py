@@ -36,6 +36,7 @@ Examples:
   compbench run suites/trm_depth.yaml --only depth=4,8 --only seed=0,1
   compbench run mine.yaml --only 'arm=laser*'      one strategy and its variants
   compbench run mine.yaml --rerun failed           what failed, again
+  compbench run mine.yaml --observer mlflow        each cell as a run of MLflow, too
   compbench run mine.yaml --jobs 1 --timeout 600   one cell at a time, ten minutes at most for each
 
 Exit status: 0 every selected cell is ok, 1 some are not, 2 bad input, 130 interrupted.
@@ -109,6 +110,10 @@ def run(
         float | None,
         typer.Option(help="Longest time for a cell, instead of the suite's own.", metavar="SECONDS"),
     ] = None,
+    observer: Annotated[
+        list[str] | None,
+        typer.Option(help="Has an observer follow the run, such as mlflow or wandb; may be repeated.", metavar="NAME"),
+    ] = None,
 ) -> None:
     """Runs a suite and prints its table."""
     if timeout is not None and not timeout > 0:
@@ -119,6 +124,8 @@ def run(
         loaded = dataclasses.replace(loaded, timeout_seconds=timeout)
     if memory_limit is not None:
         loaded = dataclasses.replace(loaded, memory_limit=_memory_limit(memory_limit))
+    for name in observer or ():
+        registry.start_observer(name)
     options = RunOptions(
         results=results,
         executor=executor,
