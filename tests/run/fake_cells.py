@@ -27,6 +27,19 @@ def ok(spec: Path, out: Path) -> None:
     write_record(spec, out, metrics={"solved": 0.5})
 
 
+def scores(spec: Path, out: Path) -> None:
+    """Ends well after a moment, with figures that follow from the cell alone; a child of a child goes on by itself."""
+    cell = json.loads(spec.read_text())
+    if not os.fork():
+        if not os.fork():
+            os.setsid()
+            time.sleep(600)
+        os._exit(0)
+    time.sleep(0.1)
+    score = 1 / (cell["depth"] + cell["seed"] + len(cell["arm"]))
+    write_record(spec, out, metrics={"solved": score}, loss_curve=[score] * 200)
+
+
 def tells_environment(spec: Path, out: Path) -> None:
     names = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "COMPBENCH_CORES")
     print(json.dumps({name: os.environ.get(name) for name in names}))

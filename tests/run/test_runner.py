@@ -316,6 +316,14 @@ def test_a_second_signal_kills_at_once(process, tmp_path):
     assert all_end(pids_of_run(tmp_path))
 
 
+def test_a_run_that_is_killed_leaves_no_cell_behind(process, tmp_path):
+    run = process("hangs_in_native_code", "hangs_with_child", grace=60.0)
+    wait_for(lambda: len(pids_of_run(tmp_path)) == 5, run)
+    run.send_signal(signal.SIGKILL)
+    run.wait(timeout=10)
+    assert all_end(pids_of_run(tmp_path))
+
+
 def test_two_runs_of_a_suite_dont_meet_in_one_folder(process, tmp_path):
     run = process("hangs")
     wait_for(lambda: len(pids_of_run(tmp_path)) == 1, run)
