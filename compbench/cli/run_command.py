@@ -42,6 +42,8 @@ Examples:
 Exit status: 0 every selected cell is ok, 1 some are not, 2 bad input, 130 interrupted.
 """
 
+_SHOWN_LEFTOVERS = 20
+
 
 def run(
     suite: Annotated[str, typer.Argument(help="A suite's YAML file, or the name of one that ships.", metavar="SUITE")],
@@ -185,10 +187,23 @@ def _conclude(outcome: RunOutcome, suite: str, registry: Registry) -> None:
     if outcome.results:
         print()
         print(write_results(outcome.directory, _warn).rstrip("\n"), flush=True)
+    _print_leftovers(outcome)
     _print_failures(outcome)
     problems = registry.observe("compbench_suite_finished", directory=str(outcome.directory), statuses=outcome.statuses)
     for problem in problems:
         _warn(problem)
+
+
+def _print_leftovers(outcome: RunOutcome) -> None:
+    """Names what the suite has no more, so that nobody takes it for part of the table."""
+    if not outcome.leftovers:
+        return
+    many = len(outcome.leftovers) - _SHOWN_LEFTOVERS
+    print(f"\nin {outcome.directory}, left as they are, since they are of no cell of the suite as it is now:")
+    for key in outcome.leftovers[:_SHOWN_LEFTOVERS]:
+        print(f"  {key}")
+    if many > 0:
+        print(f"  and {many} more")
 
 
 def _print_failures(outcome: RunOutcome) -> None:

@@ -1,8 +1,8 @@
 """Who is doing what in a results folder: locks that end with the process that holds them, however it ends.
 
 A claim is a lock on a file of its own, ``claims/NAME``. The file is removed when the claim is given up; one that a
-killed process has left behind is free. Where the file system has no locks, as NFS may be mounted, that is said once:
-there, runs do not see each other.
+killed process has left behind is free. Where nothing can be locked, as on NFS without its lock service, that is said
+once: there, runs do not see each other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from compbench.errors import StoreError
 from compbench.run.files import make_folder
 
 
@@ -24,7 +23,7 @@ class Claims:
 
     Args:
         folder: Where the files are; made when it is needed, and removed when nobody needs it.
-        warn: Is handed one line, once, when the file system has no locks.
+        warn: Is handed one line, once, when names can't be claimed.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
@@ -34,19 +33,15 @@ class Claims:
         self._told = False
 
     def take(self, name: str) -> bool:
-        """Claims a name, if nobody else has; True as well when this object has it already.
-
-        Raises:
-            StoreError: The file can't be made.
-        """
+        """Claims a name, if nobody else has; True as well when this object has it already, or nobody can claim it."""
         return name in self._held or self._lock(name, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def wait(self, name: str) -> None:
-        """Claims a name as soon as nobody else has it.
+    def has(self, name: str) -> bool:
+        """Whether this object has a claim."""
+        return name in self._held
 
-        Raises:
-            StoreError: The file can't be made.
-        """
+    def wait(self, name: str) -> None:
+        """Claims a name as soon as nobody else has it."""
         if name not in self._held:
             self._lock(name, fcntl.LOCK_EX)
 
@@ -67,11 +62,7 @@ class Claims:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        """Holds a claim, for which it waits, as long as the context lasts.
-
-        Raises:
-            StoreError: The file can't be made.
-        """
+        """Holds a claim, for which it waits, as long as the context lasts."""
         self.wait(name)
         try:
             yield
@@ -101,8 +92,9 @@ class Claims:
         while True:
             try:
                 descriptor = self._open(path)
-            except OSError as error:
-                raise StoreError(f"can't write {path}: {error.strerror or error}") from error
+            except OSError as error:  # such as a full disk
+                self._tell(error)
+                return True
             try:
                 fcntl.flock(descriptor, how)
                 if _is_at(descriptor, path):
@@ -127,7 +119,7 @@ class Claims:
         if not self._told:
             self._told = True
             self._warn(
-                f"the file system of {self._folder.parent} has no locks ({error.strerror or error}): "
+                f"cells in {self._folder.parent} can't be claimed ({error.strerror or error}): "
                 "a second run in this folder at the same time would do the same cells again"
             )
 

@@ -9,7 +9,8 @@ name.
   them, and never holds back the events of cells that have ended: on each ``Ended`` the runner keeps the record and
   decides what follows (a crashed cell is put back, deeper ones are withdrawn, all are withdrawn after
   ``--fail-fast``). The generator ends when ``take()`` gives nothing, none of its cells is running, **and** ``take()``
-  still gives nothing after its last event.
+  still gives nothing after its last event. ``run`` is called again, within the same context, when cells come free
+  that another run in the same results folder had claimed, and has not finished.
 - An executor that hands cells to a cluster's own queue takes more than can run at once. Until it has said ``Started``
   of a cell it asks ``pending.wanted(cell)`` now and then, and withdraws from the cluster what is not: nothing is to
   be said of such cells.

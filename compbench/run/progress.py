@@ -77,8 +77,8 @@ class Progress:
         self._pending = [other for other in self._pending if other.key != cell.key]
         self._running[cell.key] = (cell, place, time.monotonic())
 
-    def finished(self, result: CellResult) -> None:
-        """A cell has ended, or can't be started at all."""
+    def finished(self, result: CellResult, by: str = "") -> None:
+        """A cell has ended, or can't be started at all; ``by`` says who ran it, if this run didn't."""
         self._pending = [other for other in self._pending if other.key != result.key]
         self._running.pop(result.key, None)
         self._done += 1
@@ -87,6 +87,8 @@ class Progress:
             self.plan.estimator.add(result)
         count = f"[{self._done}/{self.plan.selected}]"
         line = f"{count} {describe(result.cell)}: {result.status} {duration(result.seconds)}"
+        if by:
+            line += f" {by}"
         if result.reason:
             line += f" ({result.reason})"
         remaining = self.remaining()

@@ -14,6 +14,7 @@ from compbench.run.ending import result_of, result_without_process
 from compbench.run.estimate import Estimator
 from compbench.run.executor import Ended, Executor, Lost, Started, Stopping
 from compbench.run.executors import ExecutorRequest, make_executor
+from compbench.run.keeping import Keeper
 from compbench.run.machine import describe_machine
 from compbench.run.pending import Pending
 from compbench.run.policy import (
@@ -73,6 +74,7 @@ class RunOutcome:
         ran: How many ended in this run.
         stopped_by: The signal that interrupted it, if one has.
         failed_fast: Whether it was ended by the first failure.
+        leftovers: Keys of what is in the folder and of no cell of the suite: it has been edited since.
     """
 
     directory: Path
@@ -81,6 +83,7 @@ class RunOutcome:
     ran: int
     stopped_by: int | None = None
     failed_fast: bool = False
+    leftovers: Sequence[str] = ()
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -131,7 +134,7 @@ class SuiteRunner:
 
         Raises:
             SettingsError: The device is not there, or a pattern of ``only`` matches nothing.
-            StoreError: The results folder can't be written, is in use, or is a newer compbench's.
+            StoreError: The results folder can't be written, or is a newer compbench's.
         """
         request = ExecutorRequest(self.suite, self._limits(), self.options.jobs, self.command)
         executor = make_executor(self.options.executor, request)
@@ -140,40 +143,41 @@ class SuiteRunner:
         cells = replace(self.suite, device=device).cells(self.registry)
         selected = select(cells, self.options.only)
         store = Store.create(self.options.results, self.suite.name, self.warn)
-        with store.lock():
+        with store.claims() as claims:
+            before = store.stamps()
             results = store.results(cell.key for cell in cells)
             pending = to_run(selected, results, self.options.rerun)
             pending = interleaved(reconsidered(selected, pending, results, self.options.skip))
-            self._describe_suite(store, cells, device, any_run=bool(pending))
+            with claims.hold("suite.json"):
+                self._describe_suite(store, cells, device, any_run=bool(pending))
             stopped_by = None
             if pending:
                 machine = store.save_machine(describe_machine())
                 estimator = Estimator(result for result in results.values() if result.machine == machine)
                 plan = Plan(self.suite.name, len(selected), pending, executor.capacity, executor.describe(), estimator)
                 with executor, self.show(plan) as progress:
-                    stopped_by = self._run_cells(plan, executor, store, machine, progress, results)
+                    keeper = Keeper(store, claims, before, progress, results, self.warn)
+                    stopped_by = self._run_cells(plan, executor, keeper, machine)
         kept = {cell.key: results[cell.key] for cell in selected if cell.key in results}
-        return RunOutcome(store.directory, selected, kept, self._ran, stopped_by, self._failed_fast)
+        leftovers = store.leftovers([cell.key for cell in cells])
+        return RunOutcome(store.directory, selected, kept, self._ran, stopped_by, self._failed_fast, leftovers)
 
-    def _run_cells(
-        self,
-        plan: Plan,
-        executor: Executor,
-        store: Store,
-        machine: str,
-        progress: Progress,
-        results: dict[str, CellResult],
-    ) -> int | None:
-        """Runs the pending cells; puts their records into the store and into ``results``."""
+    def _run_cells(self, plan: Plan, executor: Executor, keeper: Keeper, machine: str) -> int | None:
+        """Runs the pending cells, or waits for those that others run; their records go to the keeper."""
+        store, progress = keeper.store, keeper.progress
 
         def keep(result: CellResult) -> None:
-            results[result.key] = store.save(result)
+            kept = keeper.keep(result)
             self._ran += 1
-            progress.finished(result)
-            self._observe("compbench_cell_finished", result=results[result.key].model_dump(mode="json"))
+            self._observe("compbench_cell_finished", result=kept.model_dump(mode="json"))
 
-        startable, attempts = self._startable(plan.pending, results, machine, keep), Attempts(self.options.retries)
-        pending = Pending(startable)
+        attempts = Attempts(self.options.retries)
+        pending = Pending(self._startable(plan.pending, keeper.results, machine, keep), keeper.sharing.ask)
+
+        def skip_deeper(result: CellResult) -> None:
+            if self.options.skip and result.status == "oom":
+                for cell in pending.withdraw(lambda cell: is_deeper(cell, result.cell)):
+                    keep(skipped(cell, result))
 
         def follow(result: CellResult) -> None:
             """Keeps the record of an attempt, and does what follows from it."""
@@ -182,35 +186,37 @@ class SuiteRunner:
                 progress.again(result.cell, f"attempt {result.attempts} {result.status} ({result.reason})")
                 return
             keep(result)
-            if self.options.skip and result.status == "oom":
-                for cell in pending.withdraw(lambda cell: is_deeper(cell, result.cell)):
-                    keep(skipped(cell, result))
+            skip_deeper(result)
             if self.options.fail_fast and result.status in FAIL_FAST:
                 self._failed_fast = True
                 pending.withdraw()
 
-        with closing(executor.run(pending, store.log_path)) as events:
-            for event in events:
-                match event:
-                    case Started(cell, place):
-                        pending.started(cell)
-                        progress.started(cell, place)
-                        self._observe("compbench_cell_started", cell=cell.model_dump(mode="json"))
-                    case Stopping(_, running):
-                        progress.stopping(running)
-                    case Lost(cell, place, why) if attempts.lost(cell) < MOST_LOSSES:
-                        pending.put_back(cell)
-                        progress.again(cell, f"{place} is lost: {why}")
-                    case Lost(cell, place, why):
-                        reason = f"its node was lost {MOST_LOSSES} times, at last {place}: {why}"
-                        follow(attempts.count(result_without_process(cell, reason, machine, utc_now(), "crashed")))
-                    case Ended(cell, _, end):
-                        on = machine if event.machine is None else store.save_machine(event.machine)
-                        result = result_of(cell, end, store.log_path(cell.key), on, self._limits())
-                        if result is None:
-                            progress.dropped(cell)
-                        else:
-                            follow(attempts.count(result))
+        keeper.on_adopted(skip_deeper)
+        while pending.ready() or keeper.others_are_at_work(pending, executor):
+            with closing(executor.run(pending, store.log_path)) as events:
+                for event in events:
+                    match event:
+                        case Started(cell, place):
+                            pending.started(cell)
+                            progress.started(cell, place)
+                            self._observe("compbench_cell_started", cell=cell.model_dump(mode="json"))
+                        case Stopping(_, running):
+                            progress.stopping(running)
+                        case Lost(cell, place, why) if attempts.lost(cell) < MOST_LOSSES:
+                            pending.put_back(cell)
+                            progress.again(cell, f"{place} is lost: {why}")
+                        case Lost(cell, place, why):
+                            reason = f"its node was lost {MOST_LOSSES} times, at last {place}: {why}"
+                            follow(attempts.count(result_without_process(cell, reason, machine, utc_now(), "crashed")))
+                        case Ended(cell, _, end):
+                            on = machine if event.machine is None else keeper.machine(event.machine)
+                            result = result_of(cell, end, store.log_path(cell.key), on, self._limits())
+                            if result is None:
+                                keeper.drop(cell)
+                            else:
+                                follow(attempts.count(result))
+            if executor.stopped_by is not None:
+                break
         return executor.stopped_by
 
     def _startable(

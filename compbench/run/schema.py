@@ -84,14 +84,14 @@ def _cell_from_1_to_2(content: Content) -> Content:
 
 
 def _cell_from_2_to_3(content: Content) -> Content:
-    """Version 3 is sealed with a checksum, and knows of resumed trainings and of the files that its code came from.
+    """Version 3 is sealed with a checksum, and knows of attempts, resumed trainings and the files of its code.
 
     The route by which a strategy got at its rows was recorded when there was a choice; before that it was by hooks.
     """
     cell = content.get("cell")
     if isinstance(cell, dict) and isinstance(capture := cell.get("capture", {}), dict):
         content["cell"] = cell | {"capture": {"routes": "hooks"} | capture}
-    return {"resumed_from": [], "earlier_seconds": 0.0, "sources": {}} | content
+    return {"attempts": 1, "resumed_from": [], "earlier_seconds": 0.0, "sources": {}} | content
 
 
 def _suite_from_1_to_2(content: Content) -> Content:

@@ -36,6 +36,8 @@ from compbench.run.sealing import DamagedError, seal, unseal
 
 Record = TypeVar("Record", bound=BaseModel)
 Warn = Callable[[str], None]
+Stamp = tuple[int, int, int]
+"""Of a file: when it was written, its inode and its size."""
 
 LOGGER = logging.getLogger(__name__)
 
@@ -123,20 +125,6 @@ class Store:
         finally:
             claims.close()
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps other runs out of this folder for as long as the context lasts.
-
-        Raises:
-            StoreError: Another run is at work in it.
-        """
-        with self.claims() as claims:
-            if not claims.take("run.lock"):
-                raise StoreError(
-                    f"results folder {self.directory} is in use by another run; wait for it, or use another --results"
-                )
-            yield
-
     def log_path(self, key: str) -> Path:
         """Where the log of a cell belongs."""
         return self.directory / "logs" / f"{key}.log"
@@ -200,6 +188,19 @@ class Store:
     def keys(self) -> list[str]:
         """The keys under which there are records, usable or not, sorted."""
         return sorted(path.stem for path in (self.directory / "cells").glob("*.json") if path.name[0] != ".")
+
+    def stamp(self, key: str) -> Stamp | None:
+        """What tells a record from an earlier or later one of the same cell, unread; None where there is none."""
+        try:
+            found = self._cell_path(key).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def stamps(self) -> dict[str, Stamp]:
+        """The stamp of every record."""
+        found = ((key, self.stamp(key)) for key in self.keys())
+        return {key: stamp for key, stamp in found if stamp is not None}
 
     def leftovers(self, keys: Collection[str]) -> list[str]:
         """Keys under which there are records or checkpoints of cells that are none of these, sorted."""

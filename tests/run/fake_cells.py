@@ -48,6 +48,22 @@ def tells_environment(spec: Path, out: Path) -> None:
     ok(spec, out)
 
 
+def marks(spec: Path, out: Path) -> None:
+    """Leaves a line for each time that it is run in the file that the environment names."""
+    descriptor = os.open(os.environ["FAKE_CELL_MARKS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{spec.name} {os.environ.get('FAKE_RUN')}\n".encode())
+    os.close(descriptor)
+    time.sleep(0.05)
+    ok(spec, out)
+
+
+def marks_and_hangs(spec: Path, out: Path) -> None:
+    print(f"pid {os.getpid()}", flush=True)
+    if os.environ.get("FAKE_RUN") == "first":
+        time.sleep(600)
+    marks(spec, out)
+
+
 def slow(spec: Path, out: Path) -> None:
     time.sleep(0.3)
     ok(spec, out)
@@ -66,6 +82,10 @@ def diverges(spec: Path, out: Path) -> None:
 def crashes_after_record(spec: Path, out: Path) -> None:
     ok(spec, out)
     os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def has_a_long_curve(spec: Path, out: Path) -> None:
+    write_record(spec, out, loss_curve=[0.5] * 5000)
 
 
 def raises(spec: Path, out: Path) -> None:

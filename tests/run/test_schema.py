@@ -22,6 +22,7 @@ def test_a_cell_of_version_2_was_never_resumed_and_took_hooks_unless_it_says_oth
     assert upgraded == {
         "cell": {"capture": {"attention": "raw", "routes": "hooks"}},
         "environment": {"threads": 1},
+        "attempts": 1,
         "resumed_from": [],
         "earlier_seconds": 0.0,
         "sources": {},

@@ -317,14 +317,6 @@ def test_a_suite_name_that_leads_elsewhere_is_an_error(tmp_path, name):
         Store.create(tmp_path, name)
 
 
-def test_two_runs_dont_share_a_folder(store, tmp_path):
-    refused = pytest.raises(StoreError, match="in use by another run")
-    with store.lock(), refused, Store.create(tmp_path, "fake").lock():
-        pytest.fail("the lock was given twice")
-    with Store.create(tmp_path, "fake").lock():
-        pass
-
-
 def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "record.json"
     write_atomically(path, "before")
