@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -47,18 +48,24 @@ def _imported_siblings(path: Path, package: str) -> Iterator[Path]:
     """The files of the same package that a file imports, relatively or by the package's name."""
     if not package:
         return
+    for name in _imported_names(path.read_bytes(), package):
+        sibling = path.parent / f"{name.removeprefix(f'{package}.')}.py"
+        if sibling.is_file():
+            yield sibling
+
+
+@lru_cache(maxsize=1024)
+def _imported_names(source: bytes, package: str) -> tuple[str, ...]:
+    """The names in a package that a source imports. Parsed once: many plugins share the same few helpers."""
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):  # it imports nothing until it is mended
-        return
+        return ()
+    found: list[str] = []
     for node in ast.walk(tree):
-        names: list[str] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level <= 1:
             base = ".".join(part for part in (package if node.level else "", node.module) if part)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            sibling = path.parent / f"{name.removeprefix(f'{package}.')}.py"
-            if name.startswith(f"{package}.") and sibling.is_file():
-                yield sibling
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(name for name in dict.fromkeys(found) if name.startswith(f"{package}."))

@@ -33,6 +33,7 @@ from compbench.registry import Reference, Registry
 from compbench.run.environment import describe_environment
 from compbench.run.exhaustion import out_of_memory
 from compbench.run.files import write_atomically
+from compbench.run.lean import PlainMeta
 from compbench.run.result import CellResult, Status
 from compbench.run.training import (
     PROBED_STEP,
@@ -142,7 +143,8 @@ def prepare(cell: Cell) -> Prepared:
         raise SettingsError(f"device '{cell.device}' is not there (available: cpu)")
     torch.manual_seed(stream(cell.seed, "global"))
     data = workload.data(stream(cell.seed, "data"))
-    model = workload.build(generator(cell.seed, "initialisation"))
+    with PlainMeta():
+        model = workload.build(generator(cell.seed, "initialisation"))
     step = Step(workload, model.to(device), device, cell.training.precision)
     order = example_order(len(next(iter(data.train.values()))), cell.training, cell.seed)
     session = Session(model, compressor, cell.capture, cell.seed)

@@ -15,6 +15,7 @@ from compbench.capture import Session
 from compbench.errors import SettingsError
 from compbench.measure.step import Step
 from compbench.records import Batch, Metric
+from compbench.run.lean import LeanAdamW
 from compbench.seeds import generator
 from compbench.suite.cell import Training
 
@@ -68,7 +69,7 @@ def example_order(examples: int, settings: Training, seed: int) -> Tensor:
 
 def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
     """AdamW with the settings' peak learning rate."""
-    return torch.optim.AdamW(
+    return LeanAdamW(
         model.parameters(),
         lr=settings.learning_rate,
         betas=settings.betas,
