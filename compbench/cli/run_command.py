@@ -15,7 +15,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from compbench.errors import SettingsError
 from compbench.registry import Registry, default_plugins_dir
 from compbench.report.summary import write_results
-from compbench.run.progress import describe, make_progress
+from compbench.run.progress import Plan, describe, duration, make_progress
 from compbench.run.runner import RunOptions, RunOutcome, SuiteRunner
 from compbench.run.selection import Rerun
 from compbench.suite import load_suite
@@ -36,6 +36,8 @@ Examples:
   compbench run suites/trm_depth.yaml --only depth=4,8 --only seed=0,1
   compbench run mine.yaml --only 'arm=laser*'      one strategy and its variants
   compbench run mine.yaml --rerun failed           what failed, again
+  compbench run mine.yaml --executor ray --address auto      on the Ray cluster of this machine
+  compbench run mine.yaml --executor slurm --dry-run         what would be handed to Slurm
   compbench run mine.yaml --observer mlflow        each cell as a run of MLflow, too
   compbench run mine.yaml --jobs 1 --timeout 600   one cell at a time, ten minutes at most for each
 
@@ -63,6 +65,17 @@ def run(
         ExecutorName,
         typer.Option(help="What places the cells; the suite's section 'executor' has the settings of each."),
     ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The Ray cluster for --executor ray, instead of the suite's: auto, HOST:PORT, or local, which starts "
+            "one on this machine and is the default.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only list the cells that would run, and the script of a job where it has one."),
+    ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,16 +134,15 @@ def run(
     if timeout is not None and not timeout > 0:
         raise SettingsError(f"--timeout {timeout:g} (allowed: seconds > 0)")
     registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
-    loaded = load_suite(suite, registry, device)
+    loaded = load_suite(suite, registry, device, elsewhere=executor != "local")
     if timeout is not None:
         loaded = dataclasses.replace(loaded, timeout_seconds=timeout)
     if memory_limit is not None:
         loaded = dataclasses.replace(loaded, memory_limit=_memory_limit(memory_limit))
-    for name in observer or ():
-        registry.start_observer(name)
     options = RunOptions(
         results=results,
         executor=executor,
+        address=address,
         jobs=jobs,
         only=tuple(only or ()),
         rerun=rerun,
@@ -139,7 +151,13 @@ def run(
         skip=not no_skip,
         command=command_line(suite, jobs, only or (), plugins_dir, device, timeout, memory_limit, no_skip),
     )
-    outcome = SuiteRunner(loaded, registry, options, make_progress, _warn).run()
+    runner = SuiteRunner(loaded, registry, options, make_progress, _warn)
+    if dry_run:
+        _print_preview(*runner.preview())
+        raise typer.Exit
+    for name in observer or ():
+        registry.start_observer(name)
+    outcome = runner.run()
     _conclude(outcome, loaded.name, registry)
     raise typer.Exit(outcome.exit_status)
 
@@ -169,6 +187,15 @@ def command_line(
         if value is not None:
             words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
     return shlex.join([*words, "--no-skip"] if no_skip else words)
+
+
+def _print_preview(plan: Plan, script: str) -> None:
+    print(plan)
+    for number, cell in enumerate(plan.pending, start=1):
+        seconds = plan.estimator.seconds(cell)
+        print(f"{number:5}  {describe(cell)}" + (f"  (about {duration(seconds)})" if seconds is not None else ""))
+    if script:
+        print(f"\nEach of them is handed over as\n\n{script}")
 
 
 def _conclude(outcome: RunOutcome, suite: str, registry: Registry) -> None:

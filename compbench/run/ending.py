@@ -96,7 +96,7 @@ def _own_record(cell: Cell, end: ProcessEnd) -> tuple[CellResult | None, str]:
 
 def _status(end: ProcessEnd, limits: Limits, tail: list[str]) -> tuple[Status, str]:
     if end.error:
-        return "crashed", end.error
+        return "oom" if end.oom_killed else "crashed", end.error
     if end.timed_out:
         return "timeout", f"took longer than {limits.timeout_seconds:g} s"
     if end.oom_killed:

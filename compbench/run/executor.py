@@ -114,6 +114,9 @@ class Executor(Protocol):
     def describe(self) -> str:
         """Where cells run, as it follows "3 to run": ``on 2 slots (cpu 0, cpu 1; 1 thread each)``."""
 
+    def script(self) -> str:
+        """What it hands to a queue for a cell, to be looked at before that; empty where there is no such thing."""
+
     def __enter__(self) -> Self:
         """Connects; signals are handled from now on."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from compbench.errors import SettingsError
 from compbench.run.cell_process import Command, Limits, cell_command
 from compbench.run.executor import Executor
 from compbench.run.scheduler import Scheduler
@@ -22,12 +23,14 @@ class ExecutorRequest:
         limits: What each cell's process may take.
         jobs: Cells at a time, as the command line has it; None leaves it to the suite.
         command: Makes the command of a cell's process.
+        address: Where the cluster is, in place of what the suite says; for Ray alone.
     """
 
     suite: Suite
     limits: Limits
     jobs: int | None = None
     command: Command = cell_command
+    address: str | None = None
 
 
 def make_executor(name: ExecutorName, request: ExecutorRequest) -> Executor:
@@ -36,6 +39,8 @@ def make_executor(name: ExecutorName, request: ExecutorRequest) -> Executor:
     Raises:
         SettingsError: It can't be used as asked: the device is not there, or a package that it needs.
     """
+    if request.address is not None and name != "ray":
+        raise SettingsError(f"--address beside --executor {name} (allowed: beside --executor ray)")
     return _MAKERS[name](request)
 
 
@@ -45,5 +50,16 @@ def _local(request: ExecutorRequest) -> Executor:
     return Scheduler(slots, request.limits, request.command)
 
 
+def _ray(request: ExecutorRequest) -> Executor:
+    from compbench.run.ray_executor import RayExecutor
+
+    suite = request.suite
+    settings = suite.executors.ray
+    if request.address is not None:
+        settings = settings.model_copy(update={"address": request.address})
+    on_gpu = suite.device.partition(":")[0] == "cuda"
+    return RayExecutor(settings, on_gpu, suite.threads, request.limits, request.jobs, request.command)
+
+
 # Each imports its own package when it is called: nobody needs Ray to run a suite at home.
-_MAKERS: Mapping[ExecutorName, Callable[[ExecutorRequest], Executor]] = {"local": _local}
+_MAKERS: Mapping[ExecutorName, Callable[[ExecutorRequest], Executor]] = {"local": _local, "ray": _ray}

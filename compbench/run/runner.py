@@ -43,6 +43,7 @@ class RunOptions:
     Attributes:
         results: The folder under which the suite gets its own.
         executor: What places the cells.
+        address: Where the executor's cluster is; None leaves it to the suite.
         jobs: Cells at a time; None leaves it to the suite and the executor.
         only: Patterns that narrow the suite down, such as ``depth=4,8``.
         rerun: Which of the cells that have a record are run again.
@@ -54,6 +55,7 @@ class RunOptions:
 
     results: Path = Path("results")
     executor: ExecutorName = "local"
+    address: str | None = None
     jobs: int | None = None
     only: Sequence[str] = ()
     rerun: Rerun = "missing"
@@ -136,31 +138,63 @@ class SuiteRunner:
             SettingsError: The device is not there, or a pattern of ``only`` matches nothing.
             StoreError: The results folder can't be written, or is a newer compbench's.
         """
-        request = ExecutorRequest(self.suite, self._limits(), self.options.jobs, self.command)
-        executor = make_executor(self.options.executor, request)
-        # A slot's cell sees one GPU and calls it `cuda`: which one it is makes it no other work.
-        device = self.suite.device.partition(":")[0]
-        cells = replace(self.suite, device=device).cells(self.registry)
-        selected = select(cells, self.options.only)
+        executor, device = self._executor()
+        cells, selected = self._cells(device)
         store = Store.create(self.options.results, self.suite.name, self.warn)
         with store.claims() as claims:
             before = store.stamps()
             results = store.results(cell.key for cell in cells)
-            pending = to_run(selected, results, self.options.rerun)
-            pending = interleaved(reconsidered(selected, pending, results, self.options.skip))
+            pending = self._pending(selected, results)
             with claims.hold("suite.json"):
                 self._describe_suite(store, cells, device, any_run=bool(pending))
             stopped_by = None
             if pending:
                 machine = store.save_machine(describe_machine())
                 estimator = Estimator(result for result in results.values() if result.machine == machine)
-                plan = Plan(self.suite.name, len(selected), pending, executor.capacity, executor.describe(), estimator)
-                with executor, self.show(plan) as progress:
-                    keeper = Keeper(store, claims, before, progress, results, self.warn)
-                    stopped_by = self._run_cells(plan, executor, keeper, machine)
+                with executor:
+                    plan = self._plan(executor, selected, pending, estimator)
+                    with self.show(plan) as progress:
+                        keeper = Keeper(store, claims, before, progress, results, self.warn)
+                        stopped_by = self._run_cells(plan, executor, keeper, machine)
         kept = {cell.key: results[cell.key] for cell in selected if cell.key in results}
         leftovers = store.leftovers([cell.key for cell in cells])
         return RunOutcome(store.directory, selected, kept, self._ran, stopped_by, self._failed_fast, leftovers)
+
+    def preview(self) -> tuple[Plan, str]:
+        """What :meth:`run` would do, and what it would hand to a queue; nothing is run, connected to or written.
+
+        Raises:
+            SettingsError: As :meth:`run` does.
+            StoreError: The results folder can't be read, or is a newer compbench's.
+        """
+        executor, device = self._executor()
+        cells, selected = self._cells(device)
+        store = Store(self.options.results / self.suite.name, self.warn)
+        results = store.results(cell.key for cell in cells)
+        plan = self._plan(executor, selected, self._pending(selected, results), Estimator(results.values()))
+        return plan, executor.script()
+
+    def _executor(self) -> tuple[Executor, str]:
+        """What places the cells, and the device that they know of."""
+        limits, options = self._limits(), self.options
+        request = ExecutorRequest(self.suite, limits, options.jobs, self.command, options.address)
+        # A slot's cell sees one GPU and calls it `cuda`: which one it is makes it no other work.
+        return make_executor(options.executor, request), self.suite.device.partition(":")[0]
+
+    def _cells(self, device: str) -> tuple[list[Cell], list[Cell]]:
+        """All cells of the suite, and those that are asked for."""
+        cells = replace(self.suite, device=device).cells(self.registry)
+        return cells, select(cells, self.options.only)
+
+    def _pending(self, selected: Sequence[Cell], results: Mapping[str, CellResult]) -> list[Cell]:
+        """Those of the selected cells that are to be run, in the order in which they start."""
+        called_for = to_run(selected, results, self.options.rerun)
+        return interleaved(reconsidered(selected, called_for, results, self.options.skip))
+
+    def _plan(
+        self, executor: Executor, selected: Sequence[Cell], pending: Sequence[Cell], estimator: Estimator
+    ) -> Plan:
+        return Plan(self.suite.name, len(selected), pending, executor.capacity, executor.describe(), estimator)
 
     def _run_cells(self, plan: Plan, executor: Executor, keeper: Keeper, machine: str) -> int | None:
         """Runs the pending cells, or waits for those that others run; their records go to the keeper."""

@@ -83,6 +83,10 @@ class Scheduler:
             f"({names}; {threads} thread{'s' if threads > 1 else ''} each)"
         )
 
+    def script(self) -> str:
+        """Nothing: processes are started as they are."""
+        return ""
+
     def __enter__(self) -> Scheduler:
         self._folder = Path(self._context.enter_context(tempfile.TemporaryDirectory(prefix="compbench-")))
         self._context.enter_context(self._signals)

@@ -37,6 +37,9 @@ _REQUIRED = ("name", "workload", "arms", "matrix")
 SMALLEST_MEMORY_LIMIT = 10**9
 """Bytes; a process that has loaded torch on a CPU has asked for 0.4 GB before it does anything."""
 
+DEVICES_ELSEWHERE = ("cpu", "cuda")
+"""The devices that a suite can name where others place its cells; which GPU it is, they say."""
+
 _SMALLEST = {"depth": 1, "seed": 0}
 
 
@@ -96,26 +99,42 @@ def check_memory_limit(memory_limit: int) -> None:
         raise ValueError("torch alone takes a good part of that (allowed: 1GB or more)")
 
 
+class _HeadElsewhere(_Head):
+    """The same for cells that run on other machines: which devices those have is not known here."""
+
+    @field_validator("device")
+    @classmethod
+    def _is_there(cls, device: str | None) -> str | None:
+        if device not in (None, *DEVICES_ELSEWHERE):
+            raise ValueError(f"not to be had from a cluster (allowed: {', '.join(DEVICES_ELSEWHERE)})")
+        return device
+
+
 def available_devices() -> list[str]:
     """The devices that a suite can name here."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
 
 
-def load_suite(path_or_name: str | Path, registry: Registry, device: str | None = None) -> Suite:
+def load_suite(
+    path_or_name: str | Path, registry: Registry, device: str | None = None, elsewhere: bool = False
+) -> Suite:
     """Reads and checks a suite.
 
     Args:
         path_or_name: a YAML file, or the name of a shipped suite, such as ``quick``.
         registry: where strategies and workloads are looked up.
         device: where to run instead of on the device that the file names.
+        elsewhere: its cells run on other machines, so that its device need not be there.
 
     Raises:
         SettingsError: ``device`` is not there.
         SuiteError: with every mistake of the file, or the one that it can't be read.
     """
-    if device is not None and device not in available_devices():
-        raise SettingsError(f"no device '{device}' here (available: {', '.join(available_devices())})")
+    there = DEVICES_ELSEWHERE if elsewhere else available_devices()
+    if device is not None and device not in there:
+        where = "on a cluster" if elsewhere else "here"
+        raise SettingsError(f"no device '{device}' {where} (available: {', '.join(there)})")
     file = Path(path_or_name)
     shipped = shipped_suites()
     found: Path | Traversable = file
@@ -128,7 +147,7 @@ def load_suite(path_or_name: str | Path, registry: Registry, device: str | None 
     except UnicodeDecodeError as error:
         raise SuiteError([Problem(str(found), f"not UTF-8 text: byte {error.start} is {error.reason}")]) from error
     source = Source.parse(text, str(found))
-    return _Loader(source, registry, device).suite()
+    return _Loader(source, registry, device, _HeadElsewhere if elsewhere else _Head).suite()
 
 
 def shipped_suites() -> dict[str, Traversable]:
@@ -157,7 +176,8 @@ class _Axes:
 
 
 class _Loader:
-    def __init__(self, source: Source, registry: Registry, device: str | None) -> None:
+    def __init__(self, source: Source, registry: Registry, device: str | None, head: type[_Head]) -> None:
+        self._head_model = head
         self._device = device
         self._source = source
         self._registry = registry
@@ -256,7 +276,9 @@ class _Loader:
         if self._device is not None:
             given["device"] = self._device
         given.setdefault("name", "missing")  # which has been told already
-        made = self._checker.attempt(choices([]), (), lambda choice: construct_at((), _Head, given, "", choice))
+        made = self._checker.attempt(
+            choices([]), (), lambda choice: construct_at((), self._head_model, given, "", choice)
+        )
         return made[0][1] if made else _Head(name="wrong")
 
     def _sections(self, key: str, model: type[Section], axes: list[Axis]) -> list[tuple[Choice, Section]]:

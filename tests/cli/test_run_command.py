@@ -231,3 +231,40 @@ def test_python_m_compbench_is_the_command():
     )
     assert done.returncode == 0
     assert re.fullmatch(r"compbench \S.*\n", done.stdout)
+
+
+def test_a_dry_run_lists_what_would_run_and_leaves_nothing_behind(compbench, folder):
+    status, out, _ = compbench("run", "tiny.yaml", "--only", "depth=2", "--dry-run")
+    assert status == 0
+    assert out.startswith("tiny: 4 cells, 0 done already, 4 to run on ")
+    listed = [line.split(maxsplit=1)[1] for line in out.splitlines()[1:]]
+    assert sorted(listed) == [f"{arm} depth 2 seed {seed}" for arm in ("int8", "none") for seed in (0, 1)]
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
+def test_a_dry_run_knows_what_is_done_already(compbench, folder):
+    compbench("run", "tiny.yaml", "--only", "seed=0")
+    before = sorted(folder.rglob("*"))
+    _, out, _ = compbench("run", "tiny.yaml", "--dry-run")
+    assert out.startswith("tiny: 8 cells, 4 done already, 4 to run on ")
+    assert len(re.findall(r"^ +\d+  \w+ depth \d seed 1  \(about .* s\)$", out, re.MULTILINE)) == 4
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_observer_is_started_before_anything_runs(compbench, folder):
+    status, _, err = compbench("run", "tiny.yaml", "--observer", "mlfow")
+    assert (status, err) == (2, "error: unknown observer 'mlfow'; did you mean 'mlflow'? (allowed: mlflow, wandb)\n")
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--address", "auto"], "--address beside --executor local (allowed: beside --executor ray)"),
+        (["--executor", "ray", "--device", "cuda:1"], "no device 'cuda:1' on a cluster (available: cpu, cuda)"),
+    ],
+)
+def test_what_an_executor_does_not_take_is_bad_input(compbench, folder, options, expected):
+    status, _, err = compbench("run", "tiny.yaml", *options)
+    assert (status, err) == (2, f"error: {expected}\n")
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]

@@ -173,6 +173,35 @@ def dies_of_memory(spec: Path, out: Path) -> None:
         os.abort()
 
 
+def signs(spec: Path, out: Path) -> None:
+    """Leaves a line when it begins and one when it ends, in a file that all nodes of a cluster on one machine see."""
+    with Path(os.environ["COMPBENCH_TEST_SIGNATURES"]).open("a") as file:
+        file.write(f"began {spec.name.removesuffix('.cell.json')} {os.getpid()}\n")
+        file.flush()
+        time.sleep(float(json.loads(spec.read_text())["variant"].get("seconds", 1.0)))
+        ok(spec, out)
+        file.write(f"ended {spec.name.removesuffix('.cell.json')} {os.getpid()}\n")
+
+
+def signs_and_hangs(spec: Path, out: Path) -> None:
+    with Path(os.environ["COMPBENCH_TEST_SIGNATURES"]).open("a") as file:
+        file.write(f"began {spec.name.removesuffix('.cell.json')} {os.getpid()}\n")
+    time.sleep(600)
+
+
+def kills_its_worker(spec: Path, out: Path) -> None:
+    """Kills the process of Ray that it runs under: the parent of its guard."""
+    guard = os.getppid()
+    os.kill(int(Path(f"/proc/{guard}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    time.sleep(600)
+
+
+def reads_plugins(spec: Path, out: Path) -> None:
+    folder = Path(json.loads(spec.read_text())["plugins_dir"])
+    print(sorted((path.relative_to(folder).as_posix(), path.read_text()) for path in folder.rglob("*.*")))
+    ok(spec, out)
+
+
 def hangs(spec: Path, out: Path) -> None:
     print(f"pid {os.getpid()}", flush=True)
     time.sleep(600)

@@ -449,3 +449,14 @@ def test_a_device_that_is_asked_for_replaces_the_files_own(bench: Bench) -> None
     assert load_suite(path, bench.registry, device="cpu").device == "cpu"
     with pytest.raises(SettingsError, match=r"no device 'cuda:99' here \(available: cpu"):
         load_suite(path, bench.registry, device="cuda:99")
+
+
+def test_a_cluster_may_have_a_gpu_that_this_machine_has_not(bench: Bench) -> None:
+    path = bench.folder / "elsewhere.yaml"
+    path.write_text(SUITE + "device: cuda\n")
+    assert load_suite(path, bench.registry, elsewhere=True).device == "cuda"
+    path.write_text(SUITE + "device: cuda:0\n")
+    with pytest.raises(SuiteError, match=r"not to be had from a cluster \(allowed: cpu, cuda\)"):
+        load_suite(path, bench.registry, elsewhere=True)
+    with pytest.raises(SettingsError, match=r"no device 'tpu' on a cluster \(available: cpu, cuda\)"):
+        load_suite(path, bench.registry, device="tpu", elsewhere=True)
