@@ -46,6 +46,7 @@ from compbench.run.training import (
     train,
     weights_hash,
 )
+from compbench.run.turns import Turns
 from compbench.seeds import generator, stream
 from compbench.suite.cell import Cell, PluginReference
 from compbench.workloads.base import Data
@@ -162,7 +163,10 @@ def _run(cell: Cell, findings: _Findings) -> None:
 
     probed = {min(PROBED_STEP, cell.training.steps), cell.training.steps} if cell.measuring.gradient_cosine else set()
 
+    turns = Turns.inherited()
+
     def probe(steps_done: int) -> None:
+        turns.give_way()
         if steps_done in probed:
             findings.cosines[steps_done] = gradient_cosine(step, session, unseen)
 
@@ -180,7 +184,8 @@ def _run(cell: Cell, findings: _Findings) -> None:
         timed = session if session.compresses else None
         with nullcontext() if timed else session.paused():
             if cell.measuring.time_pairs:
-                findings.time = measure_time(step, timed, batch, cell.measuring.time_pairs)
+                with turns.alone():
+                    findings.time = measure_time(step, timed, batch, cell.measuring.time_pairs)
             if cell.measuring.flops:
                 findings.arithmetic = measure_arithmetic(step, timed, batch)
 

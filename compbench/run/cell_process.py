@@ -26,6 +26,7 @@ from compbench.run import guard
 from compbench.run.affinity import children_on
 from compbench.run.oom_killer import kill_count
 from compbench.run.slots import Slot
+from compbench.run.turns import lock_files
 from compbench.suite.cell import Cell
 
 Command = Callable[[Path, Path], Sequence[str]]
@@ -184,6 +185,7 @@ class CellProcess:
             "timeout_seconds": limits.timeout_seconds,
             "grace_seconds": limits.grace_seconds,
             "memory_bytes": limits.memory_bytes,
+            "turns": lock_files(self._job.slot),
         }
         environment = self._job.slot.environment(os.environ, self._job.cell.measuring.allocator)
         with self._lock:

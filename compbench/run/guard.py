@@ -9,10 +9,10 @@ does, however its parent or the cell dies:
   ends, and the cell is killed. Should this process be killed, the kernel kills the cell (``PR_SET_PDEATHSIG``).
 - It takes no lock of the interpreter that the cell runs in, so that time is enforced on native code as well.
 
-SETTINGS is JSON: ``timeout_seconds`` (null: no limit), ``grace_seconds``, ``memory_bytes`` (null: no limit).
-SIGTERM asks it to stop the cell: SIGTERM to the cell's process group,
-and after the grace SIGKILL. At the end it writes one line of JSON to standard output. The cell prints to standard
-error.
+SETTINGS is JSON: ``timeout_seconds`` (null: no limit), ``grace_seconds``, ``memory_bytes`` (null: no limit), and
+``turns``, the lock files of :mod:`compbench.run.turns`. SIGTERM asks it to stop the cell: SIGTERM to the cell's
+process group, and after the grace SIGKILL. At the end it writes one line of JSON to standard output. The cell prints
+to standard error.
 
 Imports nothing but a little of the standard library: it starts in about 20 ms. Without the Linux calls only what
 stays in the cell's process group is ended.
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -55,6 +56,7 @@ class Guard:
         self.command = command
         self.stop_asked = False
         self.child = 0
+        self.turns: list[int] = []
         self.report: dict[str, Any] = {
             "exit_status": None,
             "timed_out": False,
@@ -68,6 +70,7 @@ class Guard:
 
     def run(self) -> dict[str, Any]:
         """Runs the cell and returns what there is to report."""
+        self.take_turns()  # While a signal still ends this process, which has nothing to end yet.
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
@@ -84,6 +87,15 @@ class Guard:
             self.report["exit_status"] = os.waitstatus_to_exitcode(status)
         self.report["seconds"] = time.monotonic() - began
         return self.report
+
+    def take_turns(self) -> None:
+        """Takes a share in the cell's cores, which is the cell's from then on; waits while another takes its times."""
+        files = [os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for file in self.settings["turns"]]
+        for wanted, used in zip(files[::2], files[1::2]):  # noqa: B905 - they are pairs
+            fcntl.flock(wanted, fcntl.LOCK_SH)
+            fcntl.flock(used, fcntl.LOCK_SH)
+            fcntl.flock(wanted, fcntl.LOCK_UN)
+        self.turns = files
 
     def on_stop(self, number: int, frame: object) -> None:
         """Notes that the cell is to be stopped; the signal wakes the loop."""
@@ -121,6 +133,9 @@ class Guard:
         if memory is not None:
             # Not RLIMIT_AS: torch and CUDA reserve far more addresses than they use. This counts what may be written.
             resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        for file in self.turns:
+            os.set_inheritable(file, True)
+        os.environ["COMPBENCH_TURNS"] = ",".join(map(str, self.turns))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(2, 1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TextIO
@@ -110,6 +110,11 @@ class Progress:
         self._running.pop(cell.key, None)
         self._pending.insert(0, cell)
         self.say(f"{describe(cell)}: to be run again: {why}", "yellow")
+
+    def withdrawn(self, cells: Iterable[Cell]) -> None:
+        """Cells are not to be started any more, and leave no record."""
+        keys = {cell.key for cell in cells}
+        self._pending = [cell for cell in self._pending if cell.key not in keys]
 
     def remaining(self) -> float | None:
         """Seconds until the run should end; None as long as there is nothing to judge by."""

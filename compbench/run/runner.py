@@ -223,7 +223,7 @@ class SuiteRunner:
             skip_deeper(result)
             if self.options.fail_fast and result.status in FAIL_FAST:
                 self._failed_fast = True
-                pending.withdraw()
+                progress.withdrawn(pending.withdraw())
 
         keeper.on_adopted(skip_deeper)
         while pending.ready() or keeper.others_are_at_work(pending, executor):

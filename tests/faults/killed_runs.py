@@ -37,7 +37,7 @@ class Silent:
     def ignore(self, *arguments):
         pass
 
-    started = finished = stopping = dropped = again = ignore
+    started = finished = stopping = dropped = again = withdrawn = ignore
 
 
 def run(results: Path, **options):

@@ -75,6 +75,29 @@ def notes_times(spec: Path, out: Path) -> None:
     write_record(spec, out, statistics={"began": began, "ended": time.monotonic()})
 
 
+def trains_in_steps(spec: Path, out: Path) -> None:
+    """Forty steps, each with its time, between which it gives way."""
+    from compbench.run.turns import Turns
+
+    turns, steps = Turns.inherited(), {}
+    for step in range(40):
+        steps[f"began {step}"] = time.monotonic()
+        time.sleep(0.05)
+        steps[f"ended {step}"] = time.monotonic()
+        turns.give_way()
+    write_record(spec, out, statistics=steps)
+
+
+def takes_times(spec: Path, out: Path) -> None:
+    from compbench.run.turns import Turns
+
+    with Turns.inherited().alone():
+        began = time.monotonic()
+        time.sleep(0.3)
+        ended = time.monotonic()
+    write_record(spec, out, statistics={"began 0": began, "ended 0": ended})
+
+
 def diverges(spec: Path, out: Path) -> None:
     write_record(spec, out, status="diverged", reason="loss is nan at step 3", loss_curve=[1.0, "NaN"])
 

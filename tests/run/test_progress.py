@@ -56,6 +56,22 @@ def test_a_cell_that_was_interrupted_is_not_counted():
     assert progress.remaining() == 100.0
 
 
+def test_what_is_left_counts_what_runs_again_and_neither_what_was_skipped_nor_what_was_withdrawn():
+    stream = io.StringIO()
+    progress = Progress(Plan("fake", 3, CELLS, 1, "on 1 slot"), stream)
+    progress.started(CELLS[0], "cpu 0")
+    progress.finished(ended(CELLS[0]))
+    assert progress.remaining() == 200.0
+    progress.started(CELLS[1], "cpu 0")
+    progress.again(CELLS[1], "it crashed")
+    assert progress.remaining() == 200.0
+    progress.finished(CellResult(key=CELLS[2].key, cell=CELLS[2], status="skipped", reason="skipped: OOM at depth 4"))
+    assert progress.remaining() == 100.0
+    progress.withdrawn(CELLS)
+    assert progress.remaining() == 0.0
+    assert "[laser, int8] does=ok depth 4 seed 1: to be run again: it crashed" in stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
