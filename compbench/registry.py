@@ -21,7 +21,7 @@ from compbench.compressor import Compressor
 from compbench.errors import PluginError, SettingsError, unknown
 from compbench.fields import construct, in_words
 from compbench.plugin_loading import Kind, Loaded, Plugin, Registered, load_plugins
-from compbench.sources import source_hash
+from compbench.sources import source_files, source_hash
 from compbench.workloads.base import Workload
 
 Strategy = str | Mapping[str, Any] | Compressor | type[Compressor]
@@ -204,6 +204,17 @@ class Registry:
             SettingsError: nobody provides the name, or it can't be started, such as for want of a package.
         """
         self._audience.start(self.find("observer", name))
+
+    def sources(self, settings: Compressor | Workload) -> dict[str, str]:
+        """The SHA-256 of each file that defines a workload, or a strategy with its members; by package and name."""
+        parts: Iterable[Compressor]
+        if isinstance(settings, Chain):
+            parts = settings.members
+        elif isinstance(settings, BySite):
+            parts = [strategy for _, strategy in settings.choices]
+        else:
+            return source_files(type(settings))
+        return {name: digest for part in parts for name, digest in self.sources(part).items()}
 
     def observe(self, hook: str, **arguments: Any) -> list[str]:
         """Tells observers of something, one after the other; one that raises stops no other and is not told again.

@@ -25,12 +25,21 @@ def source_hash(record: type) -> str:
     Those it imports from elsewhere are dependencies, and told by their versions. Empty for a class that was typed into
     an interpreter.
     """
+    first, *others = [*source_files(record).values()] or [""]
+    return hashlib.sha256("".join([first, *sorted(others)]).encode()).hexdigest() if others else first
+
+
+def source_files(record: type) -> dict[str, str]:
+    """The SHA-256 of each file of which :func:`source_hash` is made, that of the class itself first.
+
+    By the package and the file's name, such as ``compbench_plugins/laser.py``.
+    """
     try:
         file = inspect.getsourcefile(record)
     except TypeError:
-        return ""
+        return {}
     if not file or not Path(file).is_file():
-        return ""
+        return {}
     module = sys.modules.get(record.__module__)
     package = getattr(module, "__package__", None) or ""
     found: dict[Path, str] = {}
@@ -40,8 +49,7 @@ def source_hash(record: type) -> str:
         if path not in found:
             found[path] = file_hash(path)
             waiting += _imported_siblings(path, package)
-    first, *others = found.values()
-    return hashlib.sha256("".join([first, *sorted(others)]).encode()).hexdigest() if others else first
+    return {f"{package.replace('.', '/')}/{path.name}".lstrip("/"): digest for path, digest in found.items()}
 
 
 def _imported_siblings(path: Path, package: str) -> Iterator[Path]:

@@ -125,12 +125,22 @@ def run(
         float | None,
         typer.Option(help="Longest time for a cell, instead of the suite's own.", metavar="SECONDS"),
     ] = None,
+    checkpoint_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="How often a training is saved, to go on from there when its process is killed, instead of the "
+            "suite's own (10); 0: never.",
+            metavar="N",
+        ),
+    ] = None,
     observer: Annotated[
         list[str] | None,
         typer.Option(help="Has an observer follow the run, such as mlflow or wandb; may be repeated.", metavar="NAME"),
     ] = None,
 ) -> None:
     """Runs a suite and prints its table."""
+    if checkpoint_minutes is not None and not 0 <= checkpoint_minutes < float("inf"):
+        raise SettingsError(f"--checkpoint-minutes {checkpoint_minutes:g} (allowed: minutes > 0, or 0 for none)")
     if timeout is not None and not timeout > 0:
         raise SettingsError(f"--timeout {timeout:g} (allowed: seconds > 0)")
     registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
@@ -139,6 +149,8 @@ def run(
         loaded = dataclasses.replace(loaded, timeout_seconds=timeout)
     if memory_limit is not None:
         loaded = dataclasses.replace(loaded, memory_limit=_memory_limit(memory_limit))
+    if checkpoint_minutes is not None:
+        loaded = dataclasses.replace(loaded, checkpoint_minutes=checkpoint_minutes)
     options = RunOptions(
         results=results,
         executor=executor,

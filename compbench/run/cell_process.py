@@ -24,6 +24,7 @@ from typing import Any
 
 from compbench.run import guard
 from compbench.run.affinity import children_on
+from compbench.run.checkpoints import Checkpointing
 from compbench.run.oom_killer import kill_count
 from compbench.run.slots import Slot
 from compbench.run.turns import lock_files
@@ -80,12 +81,20 @@ class CellJob:
         slot: Threads, cores and GPU that it is given there.
         limits: What its process may take.
         command: Makes the command of its process; a function of a module, so that it can be sent.
+        checkpointing: Where its training is saved now and then, if it is. Where that results folder is not there, the
+            cell says so in its log, and trains without.
     """
 
     cell: Cell
     slot: Slot
     limits: Limits = NO_LIMITS
     command: Command = cell_command
+    checkpointing: Checkpointing | None = None
+
+    def arguments(self, spec: Path, out: Path) -> list[str]:
+        """The command of its process."""
+        key = self.cell.key
+        return [*self.command(spec, out), *(self.checkpointing.arguments(key) if self.checkpointing else [])]
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,7 @@ class CellProcess:
             out.unlink(missing_ok=True)
             spec.write_text(self._job.cell.model_dump_json(), encoding="utf-8")
             with log.open("wb") as file, children_on(self._job.slot.cores):
-                guarding = self._start(self._job.command(spec, out), file.fileno(), mark)
+                guarding = self._start(self._job.arguments(spec, out), file.fileno(), mark)
         except OSError as error:
             return ProcessEnd(None, started_at, 0.0, error=f"can't start its process: {error}")
         if guarding is None:

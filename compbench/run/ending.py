@@ -47,7 +47,7 @@ def result_of(cell: Cell, end: ProcessEnd, log: Path, machine: str, limits: Limi
             "log": f"{log.parent.name}/{log.name}",
             "log_tail": [] if record.status == "ok" else tail,
             "started_at": end.started_at,
-            "seconds": round(end.seconds, 3),
+            "seconds": round(end.seconds + record.earlier_seconds, 3),
         }
     )
 

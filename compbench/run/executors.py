@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from compbench.errors import SettingsError
 from compbench.run.cell_process import Command, Limits, cell_command
+from compbench.run.checkpoints import Checkpointing
 from compbench.run.executor import Executor
 from compbench.run.scheduler import Scheduler
 from compbench.run.slots import plan_slots
@@ -24,6 +25,7 @@ class ExecutorRequest:
         jobs: Cells at a time, as the command line has it; None leaves it to the suite.
         command: Makes the command of a cell's process.
         address: Where the cluster is, in place of what the suite says; for Ray alone.
+        checkpointing: Where trainings are saved now and then, if they are; goes into each ``CellJob``.
     """
 
     suite: Suite
@@ -31,6 +33,7 @@ class ExecutorRequest:
     jobs: int | None = None
     command: Command = cell_command
     address: str | None = None
+    checkpointing: Checkpointing | None = None
 
 
 def make_executor(name: ExecutorName, request: ExecutorRequest) -> Executor:
@@ -47,7 +50,7 @@ def make_executor(name: ExecutorName, request: ExecutorRequest) -> Executor:
 def _local(request: ExecutorRequest) -> Executor:
     suite = request.suite
     slots = plan_slots(suite.device, request.jobs or suite.executors.local.jobs, suite.threads)
-    return Scheduler(slots, request.limits, request.command)
+    return Scheduler(slots, request.limits, request.command, request.checkpointing)
 
 
 def _ray(request: ExecutorRequest) -> Executor:
@@ -58,7 +61,9 @@ def _ray(request: ExecutorRequest) -> Executor:
     if request.address is not None:
         settings = settings.model_copy(update={"address": request.address})
     on_gpu = suite.device.partition(":")[0] == "cuda"
-    return RayExecutor(settings, on_gpu, suite.threads, request.limits, request.jobs, request.command)
+    return RayExecutor(
+        settings, on_gpu, suite.threads, request.limits, request.jobs, request.command, request.checkpointing
+    )
 
 
 # Each imports its own package when it is called: nobody needs Ray to run a suite at home.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,10 +13,12 @@ ABANDONED_SECONDS = 3600.0
 """Age at which a temporary file is nobody's any more: whoever was writing it has been killed."""
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | Iterable[bytes | memoryview]) -> None:
     """Writes a file so that it is seen whole or, after a crash at any moment, not at all or as it was before.
 
-    Text is written as UTF-8.
+    Args:
+        path: The file.
+        content: Text, which is written as UTF-8, or bytes, or parts that follow each other.
 
     Raises:
         OSError: It can't be written; no part of it is left behind.
@@ -25,7 +28,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            if isinstance(content, str):
+                content = content.encode("utf-8")
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

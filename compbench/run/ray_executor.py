@@ -24,6 +24,7 @@ from compbench.errors import SettingsError, one_line
 from compbench.extras import optional_package
 from compbench.run.affinity import usable_cores
 from compbench.run.cell_process import CellJob, Command, Limits, ProcessEnd, cell_command, utc_now
+from compbench.run.checkpoints import Checkpointing
 from compbench.run.executor import Ended, Event, LogPath, Lost, Started, Stopping, StopSignals
 from compbench.run.node import Files, NodeEnd, tell_and_run
 from compbench.run.pending import Pending
@@ -80,6 +81,7 @@ class RayExecutor:
         limits: What each cell's process may take.
         jobs: Cells at a time; None for as many as the cluster has room for.
         command: Makes the command of a cell's process.
+        checkpointing: Where trainings are saved now and then; of use where nodes share the results folder.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class RayExecutor:
         limits: Limits | None = None,
         jobs: int | None = None,
         command: Command = cell_command,
+        checkpointing: Checkpointing | None = None,
     ) -> None:
         self._ray = optional_package("ray", "ray", "--executor ray")
         self._address = settings.address or os.environ.get("RAY_ADDRESS") or LOCAL
@@ -100,6 +103,7 @@ class RayExecutor:
         self._limits = limits or Limits()
         self._jobs = jobs
         self._command = command
+        self._checkpointing = checkpointing
         self._numbers = itertools.count()
         self._tasks: dict[int, _Task] = {}
         self._plugins: dict[str, Any] = {}
@@ -191,7 +195,7 @@ class RayExecutor:
 
     def _place(self, cell: Cell) -> None:
         slot = Slot("ray", self._threads)  # Which GPU it sees is Ray's to say, by the environment of the worker.
-        job = CellJob(cell, slot, self._limits, self._command)
+        job = CellJob(cell, slot, self._limits, self._command, self._checkpointing)
         options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "resources": dict(self._settings.resources)}
         task = self._ray.remote(_run).options(
             name=f"compbench {cell.key}", num_returns="streaming", max_retries=0, **options

@@ -10,6 +10,7 @@ from pathlib import Path
 from compbench.registry import Registry
 from compbench.run.causes import Cause, by_cause
 from compbench.run.cell_process import GRACE_SECONDS, Command, Limits, cell_command, utc_now
+from compbench.run.checkpoints import Checkpointing
 from compbench.run.ending import result_of, result_without_process
 from compbench.run.estimate import Estimator
 from compbench.run.executor import Ended, Executor, Lost, Started, Stopping
@@ -30,7 +31,7 @@ from compbench.run.policy import (
 from compbench.run.progress import Plan, Progress
 from compbench.run.result import CellResult
 from compbench.run.selection import Rerun, select, to_run
-from compbench.run.store import Store, SuiteRecord
+from compbench.run.store import Store, SuiteRecord, checkpoints_folder
 from compbench.suite.cell import Cell
 from compbench.suite.executors import ExecutorName
 from compbench.suite.suite import Suite
@@ -177,7 +178,9 @@ class SuiteRunner:
     def _executor(self) -> tuple[Executor, str]:
         """What places the cells, and the device that they know of."""
         limits, options = self._limits(), self.options
-        request = ExecutorRequest(self.suite, limits, options.jobs, self.command, options.address)
+        request = ExecutorRequest(
+            self.suite, limits, options.jobs, self.command, options.address, self._checkpointing()
+        )
         # A slot's cell sees one GPU and calls it `cuda`: which one it is makes it no other work.
         return make_executor(options.executor, request), self.suite.device.partition(":")[0]
 
@@ -271,6 +274,12 @@ class SuiteRunner:
             else:
                 startable.append(cell)
         return startable
+
+    def _checkpointing(self) -> Checkpointing | None:
+        if not self.suite.checkpoint_minutes:
+            return None
+        folder = checkpoints_folder(self.options.results / self.suite.name).resolve()
+        return Checkpointing(folder, self.suite.checkpoint_minutes)
 
     def _limits(self) -> Limits:
         return Limits(self.suite.timeout_seconds, self.grace_seconds, self.suite.memory_limit)

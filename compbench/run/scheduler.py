@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from compbench.run.cell_process import NO_LIMITS, CellJob, CellProcess, Command, Limits, ProcessEnd, cell_command
+from compbench.run.checkpoints import Checkpointing
 from compbench.run.executor import Ended, Event, LogPath, Started, Stopping, StopSignals
 from compbench.run.pending import Pending
 from compbench.run.slots import Slot
@@ -50,13 +51,21 @@ class Scheduler:
         slots: Where cells are placed; each takes one at a time.
         limits: What each cell's process may take.
         command: Makes the command of a cell from the paths of its specification and of its record to be.
+        checkpointing: Where trainings are saved now and then, if they are.
     """
 
-    def __init__(self, slots: Sequence[Slot], limits: Limits = NO_LIMITS, command: Command = cell_command) -> None:
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        limits: Limits = NO_LIMITS,
+        command: Command = cell_command,
+        checkpointing: Checkpointing | None = None,
+    ) -> None:
         self._slots = slots
         self._free = deque(slots)
         self._limits = limits
         self._command = command
+        self._checkpointing = checkpointing
         self._running: dict[str, _Running] = {}
         self._events: queue.SimpleQueue[_Exited | _Signalled] = queue.SimpleQueue()
         # SimpleQueue.put is safe in a signal handler.
@@ -124,7 +133,7 @@ class Scheduler:
                 yield stopping
 
     def _start(self, cell: Cell, slot: Slot, log: Path) -> None:
-        process = CellProcess(CellJob(cell, slot, self._limits, self._command))
+        process = CellProcess(CellJob(cell, slot, self._limits, self._command, self._checkpointing))
 
         def see_to_the_end() -> None:
             end = None

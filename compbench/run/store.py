@@ -27,6 +27,7 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compbench.errors import StoreError
+from compbench.run.checkpoints import checkpoints_in
 from compbench.run.claims import Claims
 from compbench.run.files import make_folder, remove_abandoned, write_atomically
 from compbench.run.machine import Machine, distribution_version
@@ -113,7 +114,7 @@ class Store:
             except OSError as error:
                 raise _cannot("write to results folder", folder, error) from error
         with suppress(OSError):
-            remove_abandoned(store.directory / "checkpoints")
+            remove_abandoned(checkpoints_folder(store.directory))
         return store
 
     @contextmanager
@@ -131,7 +132,7 @@ class Store:
 
     def checkpoint_path(self, key: str) -> Path:
         """Where the checkpoint of a cell's training belongs; its folder is made by who writes it."""
-        return self.directory / "checkpoints" / f"{key}.pt"
+        return checkpoints_folder(self.directory) / f"{key}.pt"
 
     def save(self, result: CellResult) -> CellResult:
         """Keeps a record in place of an earlier one of the same cell, and returns it as kept.
@@ -204,7 +205,7 @@ class Store:
 
     def leftovers(self, keys: Collection[str]) -> list[str]:
         """Keys under which there are records or checkpoints of cells that are none of these, sorted."""
-        checkpoints = {path.stem for path in (self.directory / "checkpoints").glob("*.pt") if path.name[0] != "."}
+        checkpoints = {path.stem for path in checkpoints_in(checkpoints_folder(self.directory))}
         return sorted({*self.keys(), *checkpoints} - set(keys))
 
     def save_machine(self, machine: Machine) -> str:
@@ -258,6 +259,11 @@ class Store:
         if reading.problem:
             self._warn(f"{path}: treated as missing: {reading.problem}")
         return reading.record
+
+
+def checkpoints_folder(directory: Path) -> Path:
+    """Where the checkpoints of a suite are, in its own folder."""
+    return directory / "checkpoints"
 
 
 def _read(path: Path, kind: type[Record], schema: Schema, digest: str = "") -> Reading[Record]:

@@ -89,6 +89,8 @@ def train(
 ) -> None:
     """Trains the model; ``record`` is filled step by step, so that it is there whatever happens.
 
+    Steps whose loss the record has already are not done again: model, optimiser and session are as they left them.
+
     Args:
         step: the model.
         session: the strategy's session, open; None trains without any hook.
@@ -102,11 +104,11 @@ def train(
     Raises:
         DivergedError: a loss that is not finite.
     """
-    for number, rows in enumerate(order):
+    for number in range(len(record.loss_curve), len(order)):
         factor = learning_rate_factor(number, settings.warmup_steps, settings.steps)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
-        batch = step.batch(data, rows)
+        batch = step.batch(data, order[number])
         optimizer.zero_grad(set_to_none=True)
         skipped = session is not None and session.skips_update
         with session.step() if session is not None else nullcontext():

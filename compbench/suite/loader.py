@@ -28,7 +28,7 @@ from compbench.suite.cell import Measuring, PluginReference, Training
 from compbench.suite.checking import Axis, Checker, Choice, choices, construct_at, what_it_says
 from compbench.suite.executors import Executors
 from compbench.suite.source import Source
-from compbench.suite.suite import Suite, Variant
+from compbench.suite.suite import CHECKPOINT_MINUTES, Suite, Variant
 from compbench.workloads.base import Workload
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -54,6 +54,7 @@ class _Head(BaseModel):
     device: str | None = None
     threads: int | None = Field(None, ge=1)
     timeout_seconds: float | None = Field(None, gt=0)
+    checkpoint_minutes: float = Field(CHECKPOINT_MINUTES, ge=0, allow_inf_nan=False)
     memory_limit: ByteSize | None = None
 
     @field_validator("memory_limit")
@@ -245,6 +246,7 @@ class _Loader:
             device=head.device or ("cuda" if torch.cuda.is_available() else "cpu"),
             threads=head.threads,
             timeout_seconds=head.timeout_seconds,
+            checkpoint_minutes=head.checkpoint_minutes,
             memory_limit=None if head.memory_limit is None else int(head.memory_limit),
             path=self._source.file,
             executors=executors[0][1],

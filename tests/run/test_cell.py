@@ -121,7 +121,7 @@ def test_a_plugin_that_raises_in_encode_fails_its_cell_with_the_reason(tmp_path:
 
 def test_exhausted_memory_is_told_from_other_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(error: Exception):
-        def run(cell: Cell, findings: object) -> None:
+        def run(cell: Cell, findings: object, checkpointer: object) -> None:
             raise error
 
         return run
