@@ -251,7 +251,7 @@ class Store:
     def _write(self, path: Path, record: BaseModel) -> None:
         content = json.loads(record.model_dump_json())
         try:
-            write_atomically(path, seal(content, _this_program()))
+            write_atomically(path, seal(content, this_program()))
         except OSError as error:
             raise _cannot("write", path, error) from error
 
@@ -304,7 +304,8 @@ def _read(path: Path, kind: type[Record], schema: Schema, digest: str = "") -> R
 
 
 @cache
-def _this_program() -> str:
+def this_program() -> str:
+    """What records say of who wrote them."""
     return f"compbench {distribution_version('compbench')}"
 
 
@@ -317,7 +318,7 @@ def _hash(content: dict[str, object]) -> str:
 def _newer(path: Path, error: NewerSchemaError, written_by: str) -> str:
     needed = f"needs {written_by} or newer" if written_by else "needs a newer compbench"
     return (
-        f"{path}: {needed}: it has schema {error.found}, and {_this_program()} reads up to "
+        f"{path}: {needed}: it has schema {error.found}, and {this_program()} reads up to "
         f"{error.known}; upgrade compbench, or use another results folder"
     )
 

@@ -12,8 +12,8 @@ from compbench.suite import load_suite, shipped_suites
 from tests.suite.conftest import SUITE, Bench
 
 KEYS = (
-    "arms, capture, description, device, executor, margins, matrix, measuring, memory_limit, name, threads, "
-    "timeout_seconds, training, workload"
+    "arms, capture, checkpoint_minutes, description, device, executor, margins, matrix, measuring, memory_limit, name, "
+    "threads, timeout_seconds, training, workload"
 )
 
 
@@ -240,6 +240,7 @@ BAD = {
         "12: executor: local.jobs is 0 (allowed: an integer >= 1 or null)",
     ),
     "executor_unknown": (SUITE + "executor:\n  cloud: {}\n", "11: executor: unknown field 'cloud'"),
+    "checkpoints": (SUITE + "checkpoint_minutes: -1\n", "10: checkpoint_minutes is -1 (allowed: a number >= 0"),
     "timeout": (SUITE + "timeout_seconds: -1\n", "10: timeout_seconds is -1 (allowed: a number > 0 or null)"),
 }
 
@@ -355,7 +356,7 @@ def test_everything_of_a_suite_arrives(bench: Bench) -> None:
         SUITE
         + "description: Mazes, small.\ntraining: {steps: 30, learning_rate: 1e-3, betas: [0.9, 1]}\n"
         + "measuring: {time_pairs: 0}\ncapture: {attention: raw}\nmargins: {solved: 0.05, token_accuracy: 5e-3}\n"
-        + "device: cpu\nthreads: 2\ntimeout_seconds: 3600\n"
+        + "device: cpu\nthreads: 2\ntimeout_seconds: 3600\ncheckpoint_minutes: 0.5\n"
         + "memory_limit: 8GB\nexecutor: {local: {jobs: 3}}\n"
     )
     assert suite.description == "Mazes, small."
@@ -363,6 +364,7 @@ def test_everything_of_a_suite_arrives(bench: Bench) -> None:
     assert (suite.measuring.time_pairs, suite.capture.attention) == (0, "raw")
     assert suite.margins == {"solved": 0.05, "token_accuracy": 0.005}
     assert (suite.device, suite.threads, suite.timeout_seconds) == ("cpu", 2, 3600.0)
+    assert suite.checkpoint_minutes == 0.5
     assert (suite.memory_limit, suite.executors.local.jobs) == (8 * 10**9, 3)
     assert suite.path == str(bench.folder / "suite.yaml")
     assert suite.matrix == {"depth": [2, 4], "seed": [0, 1]}
