@@ -1,7 +1,8 @@
-"""The pluggy hooks through which plugins give compbench strategies, workloads, metrics and reporters.
+"""The pluggy hooks through which plugins give compbench strategies, workloads, metrics, reporters and observers.
 
 Registration hooks return iterables of records; each plugin's are called on their own, so that one which raises does not
-take the others with it. Observers return nothing; one that raises is reported and passed over.
+take the others with it. Observer hooks return nothing; who raises in one is reported once and not called again. They
+are called one after the other by the process that runs the suite, which starts no cell meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from compbench.compressor import Compressor
-    from compbench.records import Metric, Reporter
+    from compbench.records import Metric, Observer, Reporter
     from compbench.workloads.base import Workload
 
 PROJECT = "compbench"
@@ -163,6 +164,38 @@ def compbench_reporters() -> Iterable[Reporter]:  # type: ignore[empty-body]
         @compbench.hookimpl
         def compbench_reporters():
             return [compbench.Reporter(name="lines", render=as_lines)]
+    """
+
+
+@hookspec
+def compbench_observers() -> Iterable[Observer]:  # type: ignore[empty-body]
+    """Observers that follow a run only where they are asked for, by ``compbench run SUITE --observer NAME``.
+
+    Example::
+
+        from pathlib import Path
+
+        import compbench
+
+
+        class Diary:
+            \"\"\"Keeps a line for each cell that ends.\"\"\"
+
+            def __init__(self):
+                self.file = Path("diary.txt").open("a")
+
+            @compbench.hookimpl
+            def compbench_cell_finished(self, result):
+                print(result["key"], result["status"], file=self.file)
+
+            @compbench.hookimpl
+            def compbench_suite_finished(self, directory, statuses):
+                self.file.close()
+
+
+        @compbench.hookimpl
+        def compbench_observers():
+            return [compbench.Observer(name="diary", start=Diary)]
     """
 
 

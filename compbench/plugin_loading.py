@@ -26,7 +26,7 @@ import pluggy
 from compbench import hookspecs
 from compbench.compressor import Compressor
 from compbench.errors import PluginError, one_line, unknown
-from compbench.records import Metric, Reporter
+from compbench.records import Metric, Observer, Reporter
 from compbench.sources import file_hash, source_hash
 from compbench.workloads.base import Workload
 
@@ -34,13 +34,14 @@ GROUP = "compbench"
 LOCAL_PACKAGE = "compbench_local"
 DISABLE_VARIABLE = "COMPBENCH_DISABLE_PLUGINS"
 
-Kind = Literal["strategy", "workload", "metric", "reporter"]
+Kind = Literal["strategy", "workload", "metric", "reporter", "observer"]
 
 RECORDS: Mapping[str, tuple[Kind, type[Any]]] = {
     "compbench_compressors": ("strategy", Compressor),
     "compbench_workloads": ("workload", Workload),
     "compbench_metrics": ("metric", Metric),
     "compbench_reporters": ("reporter", Reporter),
+    "compbench_observers": ("observer", Observer),
 }
 """What each registration hook returns: the kind, in users' words, and the class that records are (a subclass of)."""
 
@@ -220,7 +221,7 @@ def _load(manager: pluggy.PluginManager, candidate: _Candidate) -> tuple[Plugin,
         known = manager.is_registered(module)
         if not known:
             manager.register(module, name=f"{source}:{name}")
-        hooks = _checked_hooks(manager, module)
+        hooks = checked_hooks(manager, module)
         found = [] if known else _records(manager, module, hooks)
     except (Exception, SystemExit) as error:
         if module is not None and not known and manager.is_registered(module):
@@ -247,8 +248,12 @@ def _load(manager: pluggy.PluginManager, candidate: _Candidate) -> tuple[Plugin,
     return plugin, None if known else module, records
 
 
-def _checked_hooks(manager: pluggy.PluginManager, module: object) -> list[str]:
-    """The hooks that a plugin implements; pluggy by itself would take a misspelt one in silence."""
+def checked_hooks(manager: pluggy.PluginManager, module: object) -> list[str]:
+    """The hooks that a plugin implements; pluggy by itself would take a misspelt one in silence.
+
+    Raises:
+        PluginError: It implements none, a hook that there is not, or one without the decorator.
+    """
     callers = manager.get_hookcallers(module) or []
     known = {name for name in vars(hookspecs) if name.startswith("compbench_")}
     for caller in callers:
@@ -300,10 +305,21 @@ def _check_record(hook: str, base: type[Any], record: object) -> None:
         missing = sorted(getattr(record, "__abstractmethods__", ()))
         if missing:
             raise PluginError(f"{label} does not define {', '.join(missing)}")
-    elif isinstance(record, (Metric, Reporter)):
-        function = record.compute if isinstance(record, Metric) else record.render
+    elif isinstance(record, (Metric, Reporter, Observer)):
+        function = record_function(record)
         if not callable(function):
             raise PluginError(f"{base.__name__} '{name}' has {function!r} where a function belongs")
+
+
+def record_function(record: Metric | Reporter | Observer) -> Callable[..., Any]:
+    """The function that a record of functions is made of; its docstring describes the record."""
+    match record:
+        case Metric():
+            return record.compute
+        case Reporter():
+            return record.render
+        case Observer():
+            return record.start
 
 
 def _claimed_names(name: str, file: Path | None) -> frozenset[str]:

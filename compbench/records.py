@@ -24,6 +24,18 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Observer:
+    """Something that follows a run when it is asked for: ``compbench run SUITE --observer NAME``.
+
+    ``start()`` is called once, before anything runs, and gives an object whose methods are observer hooks. What it
+    raises ends the command before it has begun: :class:`compbench.errors.SettingsError` for what the user can mend.
+    """
+
+    name: str
+    start: Callable[[], object]
+
+
+@dataclass(frozen=True)
 class Reporter:
     """A table format: ``render(rows)`` turns rows of raw numbers, keyed by the CSV's column names, into text."""
 

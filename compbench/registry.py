@@ -1,4 +1,4 @@
-"""Turns names into strategies, workloads, metrics and reporters. It knows plugins, and no strategy by name."""
+"""Turns names into strategies, workloads, metrics, reporters and observers. It knows plugins, and none by name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any, Self, TypeGuard
 
 from pydantic_core import PydanticSerializationError
 
+from compbench.audience import Audience
 from compbench.by_site import SITES, BySite, pattern_text
 from compbench.chain import Chain
 from compbench.compressor import Compressor
-from compbench.errors import PluginError, SettingsError, one_line, unknown
+from compbench.errors import PluginError, SettingsError, unknown
 from compbench.fields import construct, in_words
-from compbench.plugin_loading import Kind, Loaded, Plugin, Registered, call_one, load_plugins
-from compbench.sources import source_hash
+from compbench.plugin_loading import Kind, Loaded, Plugin, Registered, load_plugins
+from compbench.sources import source_files, source_hash
 from compbench.workloads.base import Workload
 
 Strategy = str | Mapping[str, Any] | Compressor | type[Compressor]
@@ -65,6 +66,7 @@ class Registry:
         workloads: workloads by name; records are subclasses of :class:`compbench.Workload`.
         metrics: metrics by name; records are :class:`compbench.Metric`.
         reporters: table formats by name; records are :class:`compbench.Reporter`.
+        observers: what can be asked to follow a run, by name; records are :class:`compbench.Observer`.
         plugins: every plugin that was found, broken ones too.
         conflicts: names that two plugins claim; they are in none of the mappings above.
         plugins_dir: the absolute path of the project's own plugins, if there are any.
@@ -87,6 +89,8 @@ class Registry:
         self.workloads = self._table("workload")
         self.metrics = self._table("metric")
         self.reporters = self._table("reporter")
+        self.observers = self._table("observer")
+        self._audience = Audience(loaded)
 
     @classmethod
     def load(cls, plugins_dir: Path | None = None) -> Self:
@@ -192,21 +196,33 @@ class Registry:
         source = known.source if known is not None and ours else source_hash(type(settings))
         return (Reference(settings.name, fields, source),)
 
+    def start_observer(self, name: str) -> None:
+        """Has an observer follow from here on what :meth:`observe` tells.
+
+        Raises:
+            PluginError: the name's plugin is broken, or two plugins claim the name; or what it starts has no hooks.
+            SettingsError: nobody provides the name, or it can't be started, such as for want of a package.
+        """
+        self._audience.start(self.find("observer", name))
+
+    def sources(self, settings: Compressor | Workload) -> dict[str, str]:
+        """The SHA-256 of each file that defines a workload, or a strategy with its members; by package and name."""
+        parts: Iterable[Compressor]
+        if isinstance(settings, Chain):
+            parts = settings.members
+        elif isinstance(settings, BySite):
+            parts = [strategy for _, strategy in settings.choices]
+        else:
+            return source_files(type(settings))
+        return {name: digest for part in parts for name, digest in self.sources(part).items()}
+
     def observe(self, hook: str, **arguments: Any) -> list[str]:
-        """Calls an observer hook of one plugin after the other; what one raises stops no other.
+        """Tells observers of something, one after the other; one that raises stops no other and is not told again.
 
         Returns:
-            What went wrong, one line a plugin.
+            What went wrong, one line an observer.
         """
-        wrong = []
-        for plugin, module in self._loaded.modules.items():
-            if hook not in plugin.hooks:
-                continue
-            try:
-                call_one(self._loaded.manager, module, hook, arguments)
-            except (Exception, SystemExit) as error:
-                wrong.append(f"{plugin}: {hook} raised {one_line(error)}")
-        return wrong
+        return self._audience.tell(hook, arguments)
 
     def _table(self, kind: Kind) -> Mapping[str, Registered]:
         return self._tables.get(kind, MappingProxyType({}))

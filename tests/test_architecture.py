@@ -13,8 +13,11 @@ from compbench.capture import Attention
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"errors", "compressor", "hookspecs", "readings", "records", "seeds", "site_patterns", "state", "workloads.base"},
-    {"fields", "sources", "plugin_loading", "registry", "chain", "by_site", "scaffold", "workloads"},
+    {
+        *("errors", "extras", "compressor", "hookspecs", "readings", "records", "seeds", "site_patterns", "state"),
+        "workloads.base",
+    },
+    {"fields", "sources", "plugin_loading", "audience", "registry", "chain", "by_site", "scaffold", "workloads"},
     {"capture"},
     {"measure", "suite"},
     {"run", "testing"},
@@ -68,7 +71,7 @@ def test_a_module_imports_only_from_its_own_floor_or_below(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "plugins").glob("*.py")), ids=lambda p: p.stem)
 def test_shipped_plugins_use_the_contract_alone(path: Path) -> None:
-    allowed = {"compbench", "compbench.seeds", "compbench.errors", "compbench.site_patterns"}
+    allowed = {"compbench", *(f"compbench.{name}" for name in ("seeds", "errors", "extras", "site_patterns"))}
     assert imports(path) <= allowed
 
 

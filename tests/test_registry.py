@@ -76,12 +76,82 @@ def test_an_observer_that_raises_is_reported_and_the_others_are_called(
     bad = "import compbench\n\n\n@compbench.hookimpl\ndef compbench_cell_started(cell):\n    raise {}\n"
     (tmp_path / "aaa.py").write_text(bad.format("ValueError('two\\nlines')"))
     (tmp_path / "zzz.py").write_text(bad.format("SystemExit(2)"))
-    wrong = Registry.load(tmp_path).observe("compbench_cell_started", cell={"arm": "a", "depth": 1, "seed": 0})
-    assert capsys.readouterr().out == "started a 1 0\n"
+    told = Registry.load(tmp_path)
+    cell = {"arm": "a", "depth": 1, "seed": 0}
+    wrong = told.observe("compbench_cell_started", cell=cell)
     assert wrong == [
-        f"plugin 'aaa' ({tmp_path / 'aaa.py'}): compbench_cell_started raised ValueError: two lines",
-        f"plugin 'zzz' ({tmp_path / 'zzz.py'}): compbench_cell_started raised SystemExit: 2",
+        f"plugin 'aaa' ({tmp_path / 'aaa.py'}): compbench_cell_started raised ValueError: two lines; "
+        "it is not told of anything more",
+        f"plugin 'zzz' ({tmp_path / 'zzz.py'}): compbench_cell_started raised SystemExit: 2; "
+        "it is not told of anything more",
     ]
+    assert told.observe("compbench_cell_started", cell=cell) == []
+    assert capsys.readouterr().out == "started a 1 0\n" * 2
+
+
+def test_the_example_observer_follows_only_when_asked_for(registry: Registry, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plugins = Registry.load(write_examples(tmp_path / "plugins", "compbench_observers"))
+    assert list(plugins.observers)[:1] == ["diary"]
+    finished = {"key": "half-d4-s0", "status": "ok"}
+    assert plugins.observe("compbench_cell_finished", result=finished) == []
+    plugins.start_observer("diary")
+    plugins.start_observer("diary")  # which is the same one
+    assert plugins.observe("compbench_cell_finished", result=finished) == []
+    assert plugins.observe("compbench_suite_finished", directory="results/x", statuses={"ok": 1}) == []
+    assert Path("diary.txt").read_text() == "half-d4-s0 ok\n"
+    (told,) = plugins.observe("compbench_cell_finished", result=finished)
+    assert told.startswith("observer 'diary': compbench_cell_finished raised ValueError: I/O operation on closed file")
+    assert plugins.observe("compbench_cell_finished", result=finished) == []
+
+
+WATCHER = """
+import compbench
+from compbench.errors import SettingsError
+
+class Watcher:
+    def __init__(self):
+        {raises}
+    {hook}
+
+@compbench.hookimpl
+def compbench_observers():
+    return [compbench.Observer(name="watcher", start=Watcher)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("raises", "hook", "error", "expected"),
+    [
+        ("raise SettingsError('install it')", "", SettingsError, "install it"),
+        ("raise OSError('no disk')", "", SettingsError, "observer 'watcher' can't be started: OSError: no disk"),
+        ("pass", "", PluginError, "no hook found (allowed: "),
+        ("pass", "def compbench_cell_fnished(self): pass", PluginError, "no hook found (allowed: "),
+        (
+            "pass",
+            "@compbench.hookimpl\n    def compbench_cell_finished(self, other): pass",
+            PluginError,
+            "hookimpl definition: compbench_cell_finished(other)",
+        ),
+        (
+            "pass",
+            "@compbench.hookimpl\n    def compbench_metrics(self): return []",
+            PluginError,
+            "compbench_metrics is no hook of an observer",
+        ),
+    ],
+)
+def test_an_observer_that_can_not_be_started_is_an_error_before_anything_runs(
+    tmp_path: Path, raises: str, hook: str, error: type[Exception], expected: str
+) -> None:
+    (tmp_path / "watching.py").write_text(WATCHER.format(raises=raises, hook=hook))
+    plugins = Registry.load(tmp_path)
+    with pytest.raises(error) as raised:
+        plugins.start_observer("watcher")
+    assert expected in message(raised)
+    assert "\n" not in message(raised)
+    with pytest.raises(SettingsError, match="unknown observer 'wacher'; did you mean 'watcher'"):
+        plugins.start_observer("wacher")
 
 
 def test_a_strategy_can_be_asked_for_in_every_way(registry: Registry) -> None:

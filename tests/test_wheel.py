@@ -25,7 +25,10 @@ registry = Registry.load(default_plugins_dir())
 suite = load_suite("quick", registry)
 print(json.dumps({
     "package": compbench.__file__,
-    "files": {name: str(found.plugin.file) for name, found in registry.compressors.items()},
+    "files": {
+        found.name: str(found.plugin.file)
+        for table in (registry.compressors, registry.observers) for found in table.values()
+    },
     "workloads": list(registry.workloads),
     "suites": list(shipped_suites()),
     "cells": len(suite.cells(registry)),

@@ -8,6 +8,8 @@ import typer
 
 from compbench.cli.check_command import HELP as CHECK_HELP
 from compbench.cli.check_command import check
+from compbench.cli.explain_command import HELP as EXPLAIN_HELP
+from compbench.cli.explain_command import explain
 from compbench.cli.new_command import new
 from compbench.cli.plugins_command import plugins
 from compbench.cli.run_command import HELP as RUN_HELP
@@ -31,6 +33,7 @@ Examples:
   compbench run suites/trm_depth.yaml --only seed=0,1 --only depth=4,8
   compbench sites quick --only arm=laser       what an arm will save and keep, place by place
   compbench trace quick --only arm=laser       where the time of its step goes, operator by operator
+  compbench explain quick                      which of its results are up to date, and why others are not
   compbench table results/quick --format github
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
@@ -51,6 +54,7 @@ app = typer.Typer(
 app.command(help=RUN_HELP)(run)
 app.command(help=SITES_HELP)(sites)
 app.command(help=TRACE_HELP)(trace)
+app.command(help=EXPLAIN_HELP)(explain)
 app.command()(table)
 app.command()(plugins)
 app.add_typer(new, name="new")

@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from compbench.errors import SettingsError, unknown
 from compbench.fields import describe_fields
-from compbench.plugin_loading import RECORDS, Registered
+from compbench.plugin_loading import RECORDS, Registered, record_function
 from compbench.registry import Registry, default_plugins_dir
 from compbench.report.tables import NOT_AVAILABLE, Table, as_text
 
@@ -36,7 +36,7 @@ _SENTENCE = r"((?:``.+?``|`[^`]+`|[^`])+?)\.(?=\s|$)"
 def plugins(
     name: Annotated[
         str | None,
-        typer.Argument(help="A strategy, workload, metric or reporter: show its description and its fields."),
+        typer.Argument(help="A strategy, workload, metric, reporter or observer: show its description and its fields."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     layout: Annotated[
@@ -47,7 +47,7 @@ def plugins(
         Path | None, typer.Option(help="Folder with the project's own plugins (default: ./plugins, if there is one).")
     ] = None,
 ) -> None:
-    """List strategies, workloads, metrics and reporters, or describe the one called NAME.
+    """List strategies, workloads, metrics, reporters and observers, or describe the one called NAME.
 
     Broken plugins are listed with their tracebacks; all others go on working. COMPBENCH_DISABLE_PLUGINS has the names
     of plugins to leave out, separated by commas.
@@ -159,7 +159,7 @@ def _sentence(opening: str, text: str) -> str:
 
 
 def _registered(registry: Registry) -> list[Registered]:
-    tables = (registry.compressors, registry.workloads, registry.metrics, registry.reporters)
+    tables = (registry.compressors, registry.workloads, registry.metrics, registry.reporters, registry.observers)
     return [registered for table in tables for registered in table.values()]
 
 
@@ -188,16 +188,16 @@ def _description(registered: Registered) -> dict[str, Any]:
 
 
 def _docstring(registered: Registered) -> str:
-    """The description of a class, or of the function that a metric or reporter is."""
+    """The description of a class, or of the function that another record is made of."""
     record = registered.record
-    described = record if isinstance(record, type) else getattr(record, "compute", getattr(record, "render", None))
+    described = record if isinstance(record, type) else record_function(record)
     return inspect.cleandoc(getattr(described, "__doc__", None) or "")
 
 
 def _background(registered: Registered) -> str:
     """What the module of a class or function says: for a strategy its source, and where it departs from it."""
     record = registered.record
-    described = record if isinstance(record, type) else getattr(record, "compute", getattr(record, "render", None))
+    described = record if isinstance(record, type) else record_function(record)
     module = sys.modules.get(getattr(described, "__module__", ""))
     return inspect.cleandoc(getattr(module, "__doc__", None) or "")
 

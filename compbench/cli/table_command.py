@@ -14,7 +14,7 @@ from compbench.registry import Registry, default_plugins_dir
 from compbench.report.curves import render_curves, render_curves_with
 from compbench.report.outcome import read_outcome
 from compbench.report.tables import FORMATS, render, render_with
-from compbench.run.store import write_atomically
+from compbench.run.files import write_atomically
 
 
 def table(

@@ -17,9 +17,9 @@ from compbench.errors import PluginError, SettingsError, StoreError, unknown
 from compbench.registry import Registry, default_plugins_dir
 from compbench.report.tables import TERMINAL, as_text
 from compbench.report.traces import as_csv, growth_table, kinds_table
+from compbench.run.files import write_atomically
 from compbench.run.listing import without_seeds
 from compbench.run.progress import describe
-from compbench.run.store import write_atomically
 from compbench.run.tracing import CellTrace, Tracer
 from compbench.suite import load_suite
 from compbench.suite.cell import Cell

@@ -10,9 +10,12 @@ from typing import Literal
 Allocator = Literal["reuse", "default"]
 """``reuse``: freed memory is kept for the next step; ``default``: the C library does as it always does."""
 
+RESERVE_BYTES = 268_435_456
+"""What the allocator asks the system for beyond what is needed now, under ``reuse``."""
+
 REUSE = (
     "glibc.malloc.mmap_max=0:glibc.malloc.mmap_threshold=8000000000:glibc.malloc.trim_threshold=16000000000"
-    ":glibc.malloc.top_pad=268435456:glibc.malloc.hugetlb=1"
+    f":glibc.malloc.top_pad={RESERVE_BYTES}:glibc.malloc.hugetlb=1"
 )
 """Makes glibc keep freed memory. With its defaults every step maps and page-faults its activations anew: the
 uncompressed step, which holds most, pays most for it, and recomputation looks free.

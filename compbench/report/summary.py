@@ -31,9 +31,10 @@ from compbench.report.tables import (
 )
 from compbench.report.verdicts import REFERENCE, Verdict, judge
 from compbench.run.affinity import Placement
+from compbench.run.files import write_atomically
 from compbench.run.machine import Machine
 from compbench.run.result import CellResult
-from compbench.run.store import LOGGER, Warn, write_atomically
+from compbench.run.store import LOGGER, Warn
 from compbench.suite.cell import PluginReference
 
 _FOLDERS = re.compile(r"(?<![\w.:/~-])(?:/[\w.@+~-]+)+/(?=[\w.@+~-])")

@@ -1,6 +1,7 @@
-"""One cell's life, in a process of its own: ``python -m compbench.run.cell SPEC OUT``.
+"""One cell's life, in a process of its own: ``python -m compbench.run.cell SPEC OUT [--checkpoint FILE]``.
 
-SPEC is a cell as JSON; OUT is where its record goes, whole or not at all. Three passes follow one another: training
+SPEC is a cell as JSON; OUT is where its record goes, whole or not at all; FILE is where its training is saved now and
+then, from which another such process goes on. Three passes follow one another: training
 (accuracy), a few steps under instruments (memory), and interleaved steps without any (time); the last steps count the
 arithmetic. Gradients are compared with the exact ones early and at the end of training. The exit status is 0 whenever a
 record was written.
@@ -8,10 +9,9 @@ record was written.
 
 from __future__ import annotations
 
+import argparse
 import datetime
-import os
 import sys
-import tempfile
 import time
 import traceback
 from contextlib import nullcontext
@@ -33,6 +33,9 @@ from compbench.measure.step import Step
 from compbench.measure.timing import measure_time
 from compbench.registry import Reference, Registry
 from compbench.run.environment import describe_environment
+from compbench.run.exhaustion import out_of_memory
+from compbench.run.files import write_atomically
+from compbench.run.lean import PlainMeta
 from compbench.run.result import CellResult, Status
 from compbench.run.training import (
     PROBED_STEP,
@@ -45,6 +48,8 @@ from compbench.run.training import (
     train,
     weights_hash,
 )
+from compbench.run.training_state import Checkpointer, TrainingState, UnusableStateError
+from compbench.run.turns import Turns
 from compbench.seeds import generator, stream
 from compbench.suite.cell import Cell, PluginReference
 from compbench.workloads.base import Data
@@ -62,24 +67,37 @@ class _Findings:
     arithmetic: Arithmetic | None = None
 
 
-def run_cell(cell: Cell) -> CellResult:
-    """Runs a cell and returns its record, whatever became of it; nothing but an interrupt is raised."""
+def run_cell(cell: Cell, checkpointer: Checkpointer | None = None) -> CellResult:
+    """Runs a cell and returns its record, whatever became of it; nothing but an interrupt is raised.
+
+    Args:
+        cell: the cell.
+        checkpointer: saves its training now and then, and goes on with one that was saved; None trains in one go.
+    """
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
     findings = _Findings()
     status: Status
     status, reason = "ok", ""
     try:
-        _run(cell, findings)
+        try:
+            _run(cell, findings, checkpointer)
+        except UnusableStateError as error:
+            print(f"the checkpoint is removed, since it can't be loaded, and the training begins anew: {error}")
+            findings = _Findings()
+            _run(cell, findings, checkpointer)
     except Exception as error:
         status, reason = ended_by(error)
+    earlier_seconds = checkpointer.earlier_seconds if checkpointer else 0.0
     return CellResult(
         key=cell.key,
         cell=cell,
         status=status,
         reason=reason,
         started_at=started.isoformat(timespec="seconds"),
-        seconds=time.monotonic() - clock,
+        seconds=time.monotonic() - clock + earlier_seconds,
+        earlier_seconds=earlier_seconds,
+        resumed_from=checkpointer.resumed_from if checkpointer else [],
         loss_curve=findings.training.loss_curve,
         statistics_curve=findings.training.statistics,
         skipped_batches=findings.training.skipped_batches,
@@ -99,14 +117,12 @@ def ended_by(error: Exception) -> tuple[Status, str]:
             return "unsupported", str(error)
         case DivergedError():
             return "diverged", str(error)
-        case MemoryError() | torch.OutOfMemoryError():
-            return "oom", _one_line(error)
+    evidence = out_of_memory(error)
     traceback.print_exception(error)
-    if isinstance(error, CompbenchError):
-        return "failed", str(error)
-    # Torch's CPU allocator has no exception class of its own: its name in the message is all the evidence there is.
-    exhausted = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    return "oom" if exhausted else "failed", _one_line(error)
+    if evidence is not None:
+        line = _one_line(error)
+        return "oom", line if line.startswith(evidence) else f"{line} ({evidence})"
+    return "failed", str(error) if isinstance(error, CompbenchError) else _one_line(error)
 
 
 @dataclass
@@ -115,6 +131,7 @@ class Prepared:
 
     Attributes:
         order: the training examples of every step, ``(steps, batch_size)``.
+        sources: hashes of the files that define strategy and workload.
     """
 
     registry: Registry
@@ -123,6 +140,7 @@ class Prepared:
     data: Data
     order: Tensor
     optimizer: torch.optim.AdamW
+    sources: dict[str, str]
 
 
 def prepare(cell: Cell) -> Prepared:
@@ -144,15 +162,18 @@ def prepare(cell: Cell) -> Prepared:
         raise SettingsError(f"device '{cell.device}' is not there (available: cpu)")
     torch.manual_seed(stream(cell.seed, "global"))
     data = workload.data(stream(cell.seed, "data"))
-    model = workload.build(generator(cell.seed, "initialisation"))
+    with PlainMeta():
+        model = workload.build(generator(cell.seed, "initialisation"))
     step = Step(workload, model.to(device), device, cell.training.precision)
     order = example_order(len(next(iter(data.train.values()))), cell.training, cell.seed)
     session = Session(model, compressor, cell.capture, cell.seed)
-    return Prepared(registry, step, session, data, order, make_optimizer(model, cell.training))
+    sources = registry.sources(workload) | registry.sources(compressor)
+    return Prepared(registry, step, session, data, order, make_optimizer(model, cell.training), sources)
 
 
-def _run(cell: Cell, findings: _Findings) -> None:
+def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> None:
     prepared = prepare(cell)
+    findings.values["sources"] = prepared.sources
     step, session, data, order = prepared.step, prepared.session, prepared.data, prepared.order
     optimizer = prepared.optimizer
     findings.values["weights_hash"] = weights_hash(step.model)
@@ -162,12 +183,22 @@ def _run(cell: Cell, findings: _Findings) -> None:
 
     probed = {min(PROBED_STEP, cell.training.steps), cell.training.steps} if cell.measuring.gradient_cosine else set()
 
-    def probe(steps_done: int) -> None:
+    turns = Turns.inherited()
+    state = TrainingState(step.model, optimizer, session, findings.training, findings.cosines)
+
+    def after(steps_done: int) -> None:
         if steps_done in probed:
             findings.cosines[steps_done] = gradient_cosine(step, session, unseen)
+        if checkpointer:
+            checkpointer.after(steps_done, state)
+        with checkpointer.between(steps_done, state) if checkpointer else nullcontext():
+            turns.give_way()
 
     with session:
-        train(step, session, data.train, order, optimizer, cell.training, findings.training, probe)
+        with checkpointer.saving_when_stopped() if checkpointer else nullcontext():
+            if checkpointer:
+                checkpointer.resume(state)
+            train(step, session, data.train, order, optimizer, cell.training, findings.training, after)
         extra = [registered.record for registered in prepared.registry.metrics.values()]
         with session.paused():
             findings.values["metrics"] = evaluate(step, data.validation, 4 * cell.training.batch_size, extra)
@@ -180,7 +211,8 @@ def _run(cell: Cell, findings: _Findings) -> None:
         timed = session if session.compresses else None
         with nullcontext() if timed else session.paused():
             if cell.measuring.time_pairs:
-                findings.time = measure_time(step, timed, batch, cell.measuring.time_pairs)
+                with turns.alone():
+                    findings.time = measure_time(step, timed, batch, cell.measuring.time_pairs)
             if cell.measuring.flops:
                 findings.arithmetic = measure_arithmetic(step, timed, batch)
 
@@ -209,24 +241,44 @@ def _one_line(error: BaseException) -> str:
 
 def main(arguments: list[str]) -> int:
     """Reads SPEC, runs the cell and writes OUT; returns the exit status."""
-    if len(arguments) != 2:
-        print("usage: python -m compbench.run.cell SPEC OUT", file=sys.stderr)
-        return 2
-    spec, out = map(Path, arguments)
+    parser = argparse.ArgumentParser(prog="python -m compbench.run.cell", description="Runs one cell.")
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="the cell, as JSON")
+    parser.add_argument("out", type=Path, metavar="OUT", help="where its record goes")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="where its training is saved, and gone on from")
+    parser.add_argument("--checkpoint-minutes", type=float, default=10.0, metavar="N", help="how often it is saved")
+    options = parser.parse_args(arguments)
     try:
-        cell = Cell.model_validate_json(spec.read_text())
+        cell = Cell.model_validate_json(options.spec.read_text())
     except (OSError, ValidationError, UnicodeDecodeError) as error:
-        print(f"error: {spec} is not a cell: {error}", file=sys.stderr)
+        print(f"error: {options.spec} is not a cell: {error}", file=sys.stderr)
         return 2
-    result = run_cell(cell)
+    checkpointer = None
+    if options.checkpoint is not None:
+        checkpointer = Checkpointer(
+            options.checkpoint, cell.key, cell.training.steps, 60 * options.checkpoint_minutes, _say
+        )
+    result = run_cell(cell, checkpointer)
     print(result.status, result.reason)
-    descriptor, temporary = tempfile.mkstemp(dir=out.parent, prefix=out.name)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(result.model_dump_json(indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, out)
+    return _write(options.out, result)
+
+
+def _write(out: Path, result: CellResult) -> int:
+    """Writes the record; on a full disk, one that says so. The exit status is 1 where there is no room for that."""
+    try:
+        write_atomically(out, result.model_dump_json(indent=1))
+    except OSError as error:
+        why = f"the record, of a cell that ended {result.status}, can't be written: {error.strerror or error}"
+        failed = CellResult(key=result.key, cell=result.cell, status="failed", reason=why)
+        try:
+            write_atomically(out, failed.model_dump_json())
+        except OSError:
+            print(why)
+            return 1
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

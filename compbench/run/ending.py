@@ -7,52 +7,60 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from compbench.measure.allocator import RESERVE_BYTES
+from compbench.run.cell_process import Limits, ProcessEnd
+from compbench.run.exhaustion import in_words
 from compbench.run.result import CellResult, Status
-from compbench.run.scheduler import Ended
 from compbench.suite.cell import Cell
 
 TAIL_LINES = 20
 TAIL_BYTES = 32_768
 
+NEAR_LIMIT = 0.9
+"""The share of its memory limit that a process must have had resident for its death to be put down to the limit."""
 
-def result_of(ended: Ended, log: Path, machine: str, timeout_seconds: float) -> CellResult | None:
+
+def result_of(cell: Cell, end: ProcessEnd, log: Path, machine: str, limits: Limits) -> CellResult | None:
     """The record of a cell whose process has ended; None when it was interrupted before it had written one.
 
     The process' own record holds whatever became of the process after writing it, such as a crash of a library at exit.
 
     Args:
-        ended: How the process ended.
+        cell: The cell.
+        end: How its process ended.
         log: Its log, in the folder ``logs`` of the suite's results.
         machine: Hash of the machine's description.
-        timeout_seconds: How long it was allowed to take.
+        limits: What it was allowed to take.
     """
     tail = log_tail(log)
-    record, problem = _own_record(ended)
+    record, problem = _own_record(cell, end)
     if record is None:
-        if ended.interrupted:
+        if end.interrupted:
             return None
-        status, reason = _status(ended, timeout_seconds, tail)
+        status, reason = _status(end, limits, tail)
         record = CellResult(
-            key=ended.cell.key, cell=ended.cell, status=status, reason=f"{reason}; {problem}" if problem else reason
+            key=cell.key, cell=cell, status=status, reason=f"{reason}; {problem}" if problem else reason
         )
     return record.model_copy(
         update={
             "machine": machine,
             "log": f"{log.parent.name}/{log.name}",
             "log_tail": [] if record.status == "ok" else tail,
-            "started_at": ended.started_at,
-            "seconds": round(ended.seconds, 3),
+            "started_at": end.started_at,
+            "seconds": round(end.seconds + record.earlier_seconds, 3),
         }
     )
 
 
-def result_without_process(cell: Cell, why: str, machine: str, started_at: str) -> CellResult:
+def result_without_process(
+    cell: Cell, why: str, machine: str, started_at: str, status: Status = "failed"
+) -> CellResult:
     """The record of a cell that can't be started at all, since what it needs can't be loaded."""
     reason = next((line.strip() for line in why.splitlines() if line.strip()), "can't be run")
     return CellResult(
         key=cell.key,
         cell=cell,
-        status="failed",
+        status=status,
         reason=reason,
         log_tail=why.splitlines()[-TAIL_LINES:],
         machine=machine,
@@ -73,35 +81,34 @@ def log_tail(log: Path) -> list[str]:
     return [line for line in lines if line][-TAIL_LINES:]
 
 
-def _own_record(ended: Ended) -> tuple[CellResult | None, str]:
+def _own_record(cell: Cell, end: ProcessEnd) -> tuple[CellResult | None, str]:
     """What the process wrote; and what is wrong with it, if it can't be used."""
-    try:
-        text = ended.out.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if end.record is None:
         return None, ""
-    except (OSError, UnicodeDecodeError) as error:
-        return None, f"its record can't be read ({error})"
     try:
-        record = CellResult.model_validate_json(text)
+        record = CellResult.model_validate_json(end.record)
     except ValidationError as error:
         return None, f"its record is not valid ({error.error_count()} mistakes)"
-    if not record.key == record.cell.key == ended.cell.key:
+    if not record.key == record.cell.key == cell.key:
         return None, f"its record is of another cell, '{record.cell.key}'"
     return record, ""
 
 
-def _status(ended: Ended, timeout_seconds: float, tail: list[str]) -> tuple[Status, str]:
-    if ended.error:
-        return "crashed", ended.error
-    if ended.timed_out:
-        return "timeout", f"took longer than {timeout_seconds:g} s"
-    if ended.oom_killed:
+def _status(end: ProcessEnd, limits: Limits, tail: list[str]) -> tuple[Status, str]:
+    if end.error:
+        return "oom" if end.oom_killed else "crashed", end.error
+    if end.timed_out:
+        return "timeout", f"took longer than {limits.timeout_seconds:g} s"
+    if end.oom_killed:
         return "oom", "killed by the kernel's out-of-memory killer"
-    if ended.exit_status is not None and ended.exit_status < 0:
-        return "crashed", f"killed by {_signal_name(-ended.exit_status)}"
     last = f": {tail[-1]}" if tail else ""
-    if ended.exit_status:
-        return "crashed", f"exit status {ended.exit_status}{last}"
+    killed = end.exit_status is not None and end.exit_status < 0
+    how = f"killed by {_signal_name(-(end.exit_status or 0))}" if killed else f"exit status {end.exit_status}{last}"
+    if end.exit_status and limits.memory_bytes and end.peak_bytes > NEAR_LIMIT * limits.memory_bytes - RESERVE_BYTES:
+        sizes = f"{in_words(end.peak_bytes)} of the {in_words(limits.memory_bytes)} that it may have"
+        return "oom", f"{how}, when it had had {sizes}"
+    if end.exit_status:
+        return "crashed", how
     return "crashed", f"ended without a record{last}"
 
 

@@ -115,7 +115,21 @@ def checkout_commit(root: Path) -> str:
         return ""
     commit = _output([git, "-C", str(root), "rev-parse", "HEAD"])
     # Results are committed beside the code and rewritten by a run: they don't make the code another one.
-    changed = _output([git, "-C", str(root), "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results"])
+    # Without optional locks: one that is cut off would leave its lock in the user's checkout.
+    changed = _output(
+        [
+            git,
+            "--no-optional-locks",
+            "-C",
+            str(root),
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            ".",
+            ":!results",
+        ]
+    )
     return f"{commit}+" if commit and changed else commit
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TextIO
@@ -17,8 +17,9 @@ from rich.text import Text
 
 from compbench.run.estimate import Estimator
 from compbench.run.result import CellResult
-from compbench.run.slots import Slot
 from compbench.suite.cell import Cell
+
+_STYLES = {"ok": "green", "skipped": "yellow", "unsupported": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -29,25 +30,21 @@ class Plan:
         suite: The suite's name.
         selected: Number of cells that the user asked for.
         pending: Those of them that are to be run.
-        slots: What they are placed on.
+        capacity: About how many run at a time.
+        where: What they are placed on, as :meth:`Executor.describe` has it.
         estimator: What earlier results say of their times.
     """
 
     suite: str
     selected: int
     pending: Sequence[Cell]
-    slots: Sequence[Slot]
+    capacity: int
+    where: str
     estimator: Estimator = field(default_factory=Estimator)
 
     def __str__(self) -> str:
-        threads = self.slots[0].threads
-        names = ", ".join(slot.name for slot in self.slots)
         kept = self.selected - len(self.pending)
-        return (
-            f"{self.suite}: {self.selected} cells, {kept} done already, {len(self.pending)} to run "
-            f"on {len(self.slots)} slot{'s' if len(self.slots) > 1 else ''} "
-            f"({names}; {threads} thread{'s' if threads > 1 else ''} each)"
-        )
+        return f"{self.suite}: {self.selected} cells, {kept} done already, {len(self.pending)} to run {self.where}"
 
 
 class Progress:
@@ -62,7 +59,7 @@ class Progress:
         self.plan = plan
         self._stream = stream
         self._pending = list(plan.pending)
-        self._running: dict[str, tuple[Cell, Slot, float]] = {}
+        self._running: dict[str, tuple[Cell, str, float]] = {}
         self._done = plan.selected - len(plan.pending)
         self._not_ok = 0
 
@@ -75,13 +72,13 @@ class Progress:
     ) -> None:
         return None
 
-    def started(self, cell: Cell, slot: Slot) -> None:
+    def started(self, cell: Cell, place: str) -> None:
         """A cell's process is about to start."""
         self._pending = [other for other in self._pending if other.key != cell.key]
-        self._running[cell.key] = (cell, slot, time.monotonic())
+        self._running[cell.key] = (cell, place, time.monotonic())
 
-    def finished(self, result: CellResult) -> None:
-        """A cell has ended, or can't be started at all."""
+    def finished(self, result: CellResult, by: str = "") -> None:
+        """A cell has ended, or can't be started at all; ``by`` says who ran it, if this run didn't."""
         self._pending = [other for other in self._pending if other.key != result.key]
         self._running.pop(result.key, None)
         self._done += 1
@@ -90,12 +87,14 @@ class Progress:
             self.plan.estimator.add(result)
         count = f"[{self._done}/{self.plan.selected}]"
         line = f"{count} {describe(result.cell)}: {result.status} {duration(result.seconds)}"
+        if by:
+            line += f" {by}"
         if result.reason:
             line += f" ({result.reason})"
         remaining = self.remaining()
         if remaining:
             line += f", about {duration(remaining)} left"
-        self.say(line, "green" if result.status == "ok" else "red")
+        self.say(line, _STYLES.get(result.status, "red"))
 
     def stopping(self, running: int) -> None:
         """The run was interrupted, and its running cells were asked to stop."""
@@ -106,11 +105,22 @@ class Progress:
         """A cell was interrupted and leaves no record."""
         self._running.pop(cell.key, None)
 
+    def again(self, cell: Cell, why: str) -> None:
+        """A cell that had started is to be run once more."""
+        self._running.pop(cell.key, None)
+        self._pending.insert(0, cell)
+        self.say(f"{describe(cell)}: to be run again: {why}", "yellow")
+
+    def withdrawn(self, cells: Iterable[Cell]) -> None:
+        """Cells are not to be started any more, and leave no record."""
+        keys = {cell.key for cell in cells}
+        self._pending = [cell for cell in self._pending if cell.key not in keys]
+
     def remaining(self) -> float | None:
         """Seconds until the run should end; None as long as there is nothing to judge by."""
         now = time.monotonic()
         running = [(cell, now - since) for cell, _, since in list(self._running.values())]
-        return self.plan.estimator.remaining(self._pending, running, len(self.plan.slots))
+        return self.plan.estimator.remaining(self._pending, running, self.plan.capacity)
 
     def say(self, line: str, style: str = "") -> None:
         """Prints a line, at once: it may go to a file that somebody follows."""
@@ -118,7 +128,7 @@ class Progress:
 
 
 class LiveProgress(Progress):
-    """The same lines, and under them a bar and what runs on each slot, kept up to date."""
+    """The same lines, and under them a bar and what runs where, kept up to date."""
 
     def __init__(self, plan: Plan, stream: TextIO) -> None:
         super().__init__(plan, stream)
@@ -142,7 +152,7 @@ class LiveProgress(Progress):
         self._live.refresh()
 
     def display(self) -> Group:
-        """The bar, and a line for each slot that is busy."""
+        """The bar, and a line for each cell that runs."""
         remaining = self.remaining()
         counts = f"{self._done}/{self.plan.selected}" + (f", {self._not_ok} not ok" if self._not_ok else "")
         left = f"about {duration(remaining)} left" if remaining is not None else "no estimate yet"
@@ -153,13 +163,13 @@ class LiveProgress(Progress):
             Text(counts),
             Text(f"{duration(time.monotonic() - self._began)}, {left}"),
         )
-        slots = Table.grid(padding=(0, 2))
-        for cell, slot, since in sorted(self._running.values(), key=lambda entry: entry[1].name):
+        running = Table.grid(padding=(0, 2))
+        for cell, place, since in sorted(self._running.values(), key=lambda entry: entry[1]):
             expected = self.plan.estimator.seconds(cell)
             of = f" of about {duration(expected)}" if expected is not None else ""
             elapsed = f"{duration(time.monotonic() - since)}{of}"
-            slots.add_row(Text(f"  {slot.name}", style="dim"), Text(describe(cell)), Text(elapsed, style="dim"))
-        return Group(bar, slots)
+            running.add_row(Text(f"  {place}", style="dim"), Text(describe(cell)), Text(elapsed, style="dim"))
+        return Group(bar, running)
 
 
 def make_progress(plan: Plan, stream: TextIO | None = None) -> Progress:

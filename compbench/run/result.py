@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compbench.measure.results import Arithmetic, Fidelity, Memory, Time
 from compbench.run.environment import Environment
+from compbench.run.schema import CELL
 from compbench.suite.cell import Cell
 
-SCHEMA_VERSION = 2
-"""Of the records that are written. Version 1 has no environment, no arithmetic, and no phases and page faults of times:
-in its records they are unknown."""
+SCHEMA_VERSION = CELL.version
+"""Of the records that are written. Those of earlier versions are upgraded as they are read; what their version did not
+know is then None or empty."""
 
 Status = Literal["ok", "oom", "timeout", "crashed", "failed", "diverged", "unsupported", "skipped"]
 
@@ -32,7 +33,20 @@ class CellResult(BaseModel):
     machine: str = Field("", description="hash of the machine's description, machines/HASH.json")
     environment: Environment | None = Field(None, description="what the cell's process ran under; None if unknown")
     started_at: str = Field("", description="UTC, ISO 8601")
-    seconds: float = 0.0
+    seconds: float = Field(0.0, description="of the cell's process, and of earlier ones whose training it went on with")
+    earlier_seconds: float = Field(
+        0.0, description="of these, those of earlier processes, each up to its last checkpoint: what came after is lost"
+    )
+    resumed_from: list[int] = Field(
+        default_factory=list, description="the steps from which the training went on after its process had ended"
+    )
+    sources: dict[str, str] = Field(
+        default_factory=dict,
+        description="SHA-256 of each file of strategies and workload, beside what tells them apart",
+    )
+    attempts: int = Field(
+        1, description="how often the cell was run until it gave this record; more after crashes alone"
+    )
     weights_hash: str = Field("", description="SHA-256 of the initial weights; equal for all arms of a seed and depth")
     order_hash: str = Field("", description="SHA-256 of the order of training examples")
     parameters: int = 0

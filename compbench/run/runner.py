@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compbench.registry import Registry
+from compbench.run.causes import Cause, by_cause
+from compbench.run.cell_process import GRACE_SECONDS, Command, Limits, cell_command, utc_now
+from compbench.run.checkpoints import Checkpointing
 from compbench.run.ending import result_of, result_without_process
 from compbench.run.estimate import Estimator
+from compbench.run.executor import Ended, Executor, Lost, Started, Stopping
+from compbench.run.executors import ExecutorRequest, make_executor
+from compbench.run.keeping import Keeper
 from compbench.run.machine import describe_machine
+from compbench.run.pending import Pending
+from compbench.run.policy import (
+    FAIL_FAST,
+    MOST_LOSSES,
+    Attempts,
+    doomed,
+    interleaved,
+    is_deeper,
+    reconsidered,
+    skipped,
+)
 from compbench.run.progress import Plan, Progress
 from compbench.run.result import CellResult
-from compbench.run.scheduler import GRACE_SECONDS, Command, Ended, Scheduler, Started, Stopping, cell_command, utc_now
 from compbench.run.selection import Rerun, select, to_run
-from compbench.run.slots import plan_slots
-from compbench.run.store import Store, SuiteRecord
+from compbench.run.store import Store, SuiteRecord, checkpoints_folder
 from compbench.suite.cell import Cell
+from compbench.suite.executors import ExecutorName
 from compbench.suite.suite import Suite
 
 
@@ -28,16 +43,26 @@ class RunOptions:
 
     Attributes:
         results: The folder under which the suite gets its own.
-        jobs: Number of slots; None for one a pair of cores, or one a GPU.
+        executor: What places the cells.
+        address: Where the executor's cluster is; None leaves it to the suite.
+        jobs: Cells at a time; None leaves it to the suite and the executor.
         only: Patterns that narrow the suite down, such as ``depth=4,8``.
         rerun: Which of the cells that have a record are run again.
+        retries: How many more times a cell is run that has crashed.
+        fail_fast: No further cell is started after the first that ends otherwise than it should.
+        skip: Cells deeper than one that ran out of memory are skipped.
         command: What the results are to say that made them.
     """
 
     results: Path = Path("results")
+    executor: ExecutorName = "local"
+    address: str | None = None
     jobs: int | None = None
     only: Sequence[str] = ()
     rerun: Rerun = "missing"
+    retries: int = 0
+    fail_fast: bool = False
+    skip: bool = True
     command: str = ""
 
 
@@ -51,6 +76,8 @@ class RunOutcome:
         results: Those of them that have a record, by key.
         ran: How many ended in this run.
         stopped_by: The signal that interrupted it, if one has.
+        failed_fast: Whether it was ended by the first failure.
+        leftovers: Keys of what is in the folder and of no cell of the suite: it has been edited since.
     """
 
     directory: Path
@@ -58,6 +85,8 @@ class RunOutcome:
     results: Mapping[str, CellResult]
     ran: int
     stopped_by: int | None = None
+    failed_fast: bool = False
+    leftovers: Sequence[str] = ()
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -74,18 +103,14 @@ class RunOutcome:
             return 128 + self.stopped_by
         return 0 if self.statuses == {"ok": len(self.selected)} else 1
 
-    def failures(self) -> dict[tuple[str, str], list[CellResult]]:
-        """The records that are not ok, by status and reason."""
-        groups: dict[tuple[str, str], list[CellResult]] = {}
-        for result in self.results.values():
-            if result.status != "ok":
-                groups.setdefault((result.status, result.reason), []).append(result)
-        return groups
+    def failures(self) -> list[Cause]:
+        """The records that are not ok, by their cause, the most frequent first."""
+        return by_cause(self.results.values())
 
 
 @dataclass
 class SuiteRunner:
-    """Runs a suite's cells on this machine.
+    """Runs a suite's cells.
 
     Args:
         suite: The suite; its device, threads and timeout hold.
@@ -105,71 +130,159 @@ class SuiteRunner:
     command: Command = cell_command
     grace_seconds: float = GRACE_SECONDS
     _ran: int = field(default=0, init=False)
+    _failed_fast: bool = field(default=False, init=False)
 
     def run(self) -> RunOutcome:
         """Runs the cells that are called for; nothing is run when anything about the request is wrong.
 
         Raises:
             SettingsError: The device is not there, or a pattern of ``only`` matches nothing.
-            StoreError: The results folder can't be written, is in use, or is a newer compbench's.
+            StoreError: The results folder can't be written, or is a newer compbench's.
         """
-        slots = plan_slots(self.suite.device, self.options.jobs, self.suite.threads)
-        # A slot's cell sees one GPU and calls it `cuda`: which one it is makes it no other work.
-        device = self.suite.device.partition(":")[0]
-        cells = replace(self.suite, device=device).cells(self.registry)
-        selected = select(cells, self.options.only)
+        executor, device = self._executor()
+        cells, selected = self._cells(device)
         store = Store.create(self.options.results, self.suite.name, self.warn)
-        with store.lock():
+        with store.claims() as claims:
+            before = store.stamps()
             results = store.results(cell.key for cell in cells)
-            pending = to_run(selected, results, self.options.rerun)
-            self._describe_suite(store, cells, device, any_run=bool(pending))
+            pending = self._pending(selected, results)
+            with claims.hold("suite.json"):
+                self._describe_suite(store, cells, device, any_run=bool(pending))
             stopped_by = None
             if pending:
                 machine = store.save_machine(describe_machine())
                 estimator = Estimator(result for result in results.values() if result.machine == machine)
-                plan = Plan(self.suite.name, len(selected), pending, slots, estimator)
-                with self.show(plan) as progress:
-                    stopped_by = self._run_cells(plan, store, machine, progress, results)
+                with executor:
+                    plan = self._plan(executor, selected, pending, estimator)
+                    with self.show(plan) as progress:
+                        keeper = Keeper(store, claims, before, progress, results, self.warn)
+                        stopped_by = self._run_cells(plan, executor, keeper, machine)
         kept = {cell.key: results[cell.key] for cell in selected if cell.key in results}
-        return RunOutcome(store.directory, selected, kept, self._ran, stopped_by)
+        leftovers = store.leftovers([cell.key for cell in cells])
+        return RunOutcome(store.directory, selected, kept, self._ran, stopped_by, self._failed_fast, leftovers)
 
-    def _run_cells(
-        self, plan: Plan, store: Store, machine: str, progress: Progress, results: dict[str, CellResult]
-    ) -> int | None:
-        """Runs the pending cells; puts their records into the store and into ``results``."""
+    def preview(self) -> tuple[Plan, str]:
+        """What :meth:`run` would do, and what it would hand to a queue; nothing is run, connected to or written.
+
+        Raises:
+            SettingsError: As :meth:`run` does.
+            StoreError: The results folder can't be read, or is a newer compbench's.
+        """
+        executor, device = self._executor()
+        cells, selected = self._cells(device)
+        store = Store(self.options.results / self.suite.name, self.warn)
+        results = store.results(cell.key for cell in cells)
+        plan = self._plan(executor, selected, self._pending(selected, results), Estimator(results.values()))
+        return plan, executor.script()
+
+    def _executor(self) -> tuple[Executor, str]:
+        """What places the cells, and the device that they know of."""
+        limits, options = self._limits(), self.options
+        request = ExecutorRequest(
+            self.suite, limits, options.jobs, self.command, options.address, self._checkpointing()
+        )
+        # A slot's cell sees one GPU and calls it `cuda`: which one it is makes it no other work.
+        return make_executor(options.executor, request), self.suite.device.partition(":")[0]
+
+    def _cells(self, device: str) -> tuple[list[Cell], list[Cell]]:
+        """All cells of the suite, and those that are asked for."""
+        cells = replace(self.suite, device=device).cells(self.registry)
+        return cells, select(cells, self.options.only)
+
+    def _pending(self, selected: Sequence[Cell], results: Mapping[str, CellResult]) -> list[Cell]:
+        """Those of the selected cells that are to be run, in the order in which they start."""
+        called_for = to_run(selected, results, self.options.rerun)
+        return interleaved(reconsidered(selected, called_for, results, self.options.skip))
+
+    def _plan(
+        self, executor: Executor, selected: Sequence[Cell], pending: Sequence[Cell], estimator: Estimator
+    ) -> Plan:
+        return Plan(self.suite.name, len(selected), pending, executor.capacity, executor.describe(), estimator)
+
+    def _run_cells(self, plan: Plan, executor: Executor, keeper: Keeper, machine: str) -> int | None:
+        """Runs the pending cells, or waits for those that others run; their records go to the keeper."""
+        store, progress = keeper.store, keeper.progress
 
         def keep(result: CellResult) -> None:
-            results[result.key] = store.save(result)
+            kept = keeper.keep(result)
             self._ran += 1
-            progress.finished(result)
-            self._observe("compbench_cell_finished", result=results[result.key].model_dump(mode="json"))
+            self._observe("compbench_cell_finished", result=kept.model_dump(mode="json"))
 
+        attempts = Attempts(self.options.retries)
+        pending = Pending(self._startable(plan.pending, keeper.results, machine, keep), keeper.sharing.ask)
+
+        def skip_deeper(result: CellResult) -> None:
+            if self.options.skip and result.status == "oom":
+                for cell in pending.withdraw(lambda cell: is_deeper(cell, result.cell)):
+                    keep(skipped(cell, result))
+
+        def follow(result: CellResult) -> None:
+            """Keeps the record of an attempt, and does what follows from it."""
+            if attempts.again(result):
+                pending.put_back(result.cell)
+                progress.again(result.cell, f"attempt {result.attempts} {result.status} ({result.reason})")
+                return
+            keep(result)
+            skip_deeper(result)
+            if self.options.fail_fast and result.status in FAIL_FAST:
+                self._failed_fast = True
+                progress.withdrawn(pending.withdraw())
+
+        keeper.on_adopted(skip_deeper)
+        while pending.ready() or keeper.others_are_at_work(pending, executor):
+            with closing(executor.run(pending, store.log_path)) as events:
+                for event in events:
+                    match event:
+                        case Started(cell, place):
+                            pending.started(cell)
+                            progress.started(cell, place)
+                            self._observe("compbench_cell_started", cell=cell.model_dump(mode="json"))
+                        case Stopping(_, running):
+                            progress.stopping(running)
+                        case Lost(cell, place, why) if attempts.lost(cell) < MOST_LOSSES:
+                            pending.put_back(cell)
+                            progress.again(cell, f"{place} is lost: {why}")
+                        case Lost(cell, place, why):
+                            reason = f"its node was lost {MOST_LOSSES} times, at last {place}: {why}"
+                            follow(attempts.count(result_without_process(cell, reason, machine, utc_now(), "crashed")))
+                        case Ended(cell, _, end):
+                            on = machine if event.machine is None else keeper.machine(event.machine)
+                            result = result_of(cell, end, store.log_path(cell.key), on, self._limits())
+                            if result is None:
+                                keeper.drop(cell)
+                            else:
+                                follow(attempts.count(result))
+            if executor.stopped_by is not None:
+                break
+        return executor.stopped_by
+
+    def _startable(
+        self,
+        cells: Sequence[Cell],
+        results: Mapping[str, CellResult],
+        machine: str,
+        keep: Callable[[CellResult], None],
+    ) -> list[Cell]:
+        """The cells that can be started; the others get their records at once."""
+        hopeless = doomed(cells, results, {cell.key for cell in cells}) if self.options.skip else {}
         startable = []
-        for cell in plan.pending:
+        for cell in cells:
             if cell.arm in self.suite.broken_arms:
                 keep(result_without_process(cell, self.suite.broken_arms[cell.arm], machine, utc_now()))
+            elif cell.key in hopeless:
+                keep(hopeless[cell.key])
             else:
                 startable.append(cell)
-        timeout = float("inf") if self.suite.timeout_seconds is None else self.suite.timeout_seconds
-        with (
-            tempfile.TemporaryDirectory(prefix="compbench-") as folder,
-            Scheduler(plan.slots, Path(folder), store.log_path, timeout, self.command, self.grace_seconds) as scheduler,
-            closing(scheduler.run(startable)) as events,
-        ):
-            for event in events:
-                match event:
-                    case Started(cell, slot):
-                        progress.started(cell, slot)
-                        self._observe("compbench_cell_started", cell=cell.model_dump(mode="json"))
-                    case Stopping(_, running):
-                        progress.stopping(running)
-                    case Ended():
-                        result = result_of(event, store.log_path(event.cell.key), machine, timeout)
-                        if result is None:
-                            progress.dropped(event.cell)
-                        else:
-                            keep(result)
-            return scheduler.stopped_by
+        return startable
+
+    def _checkpointing(self) -> Checkpointing | None:
+        if not self.suite.checkpoint_minutes:
+            return None
+        folder = checkpoints_folder(self.options.results / self.suite.name).resolve()
+        return Checkpointing(folder, self.suite.checkpoint_minutes)
+
+    def _limits(self) -> Limits:
+        return Limits(self.suite.timeout_seconds, self.grace_seconds, self.suite.memory_limit)
 
     def _describe_suite(self, store: Store, cells: Sequence[Cell], device: str, any_run: bool) -> None:
         """Keeps what the table is made of, and every command that made results, each on its line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -11,7 +11,16 @@ from compbench.errors import SettingsError, unknown
 from compbench.run.result import CellResult
 from compbench.suite.cell import Cell
 
-Rerun = Literal["missing", "failed", "all"]
+Rerun = Literal["missing", "failed", "oom", "all"]
+
+_KEPT: Mapping[Rerun, Callable[[CellResult], bool]] = {
+    "missing": lambda result: True,
+    "failed": lambda result: result.status == "ok",
+    "oom": lambda result: result.status not in ("oom", "skipped"),
+    "all": lambda result: False,
+}
+"""Which records stand, whatever else is run. A cell that was skipped since a shallower one ran out of memory is asked
+for together with that one: when it runs out again, the deeper ones are skipped again."""
 
 
 def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
@@ -67,15 +76,15 @@ def to_run(cells: Iterable[Cell], results: Mapping[str, CellResult], rerun: Reru
     Args:
         cells: The selected cells.
         results: Records by key.
-        rerun: ``missing``: cells without a record; ``failed``: also those whose status is neither ok nor skipped;
-            ``all``: every one.
+        rerun: ``missing``: cells without a record; ``failed``: also those whose status is not ok; ``oom``: besides the
+            missing ones those that ran out of memory, and those that were skipped for it; ``all``: every one.
     """
-    done = {
-        "missing": set(results),
-        "failed": {key for key, result in results.items() if result.status in ("ok", "skipped")},
-        "all": set[str](),
-    }[rerun]
-    return [cell for cell in cells if cell.key not in done]
+    return [cell for cell in cells if (result := results.get(cell.key)) is None or not stands(result, rerun)]
+
+
+def stands(result: CellResult, rerun: Rerun) -> bool:
+    """Whether a run leaves a record as it is."""
+    return _KEPT[rerun](result)
 
 
 def axis_values(cells: Iterable[Cell]) -> dict[str, list[str]]:

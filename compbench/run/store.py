@@ -6,30 +6,44 @@ Layout::
     DIR/<suite>/cells/<key>.json     one record a cell, whatever became of it
     DIR/<suite>/logs/<key>.log       what the cell's process printed
     DIR/<suite>/machines/<hash>.json what the cells ran on
+    DIR/<suite>/checkpoints/<key>.pt how far a training is that has no record yet
+    DIR/<suite>/claims/<key>         who is at work on a cell, while somebody is
 """
 
 from __future__ import annotations
 
-import fcntl
+import gc
+import hashlib
 import json
 import logging
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compbench.errors import StoreError
-from compbench.run.machine import Machine
-from compbench.run.result import SCHEMA_VERSION, CellResult
+from compbench.run.checkpoints import checkpoints_in
+from compbench.run.claims import Claims
+from compbench.run.files import make_folder, remove_abandoned, write_atomically
+from compbench.run.machine import Machine, distribution_version
+from compbench.run.result import CellResult
+from compbench.run.schema import CELL, MACHINE, SUITE, NewerSchemaError, Schema, SchemaError
+from compbench.run.sealing import DamagedError, seal, unseal
 
 Record = TypeVar("Record", bound=BaseModel)
 Warn = Callable[[str], None]
+Stamp = tuple[int, int, int]
+"""Of a file: when it was written, its inode and its size."""
 
 LOGGER = logging.getLogger(__name__)
+
+GOES_ON = frozenset({"crashed", "timeout", "oom", "failed"})
+"""Statuses after which another attempt may go on from the checkpoint; after others there is nothing left to train."""
 
 
 class SuiteRecord(BaseModel):
@@ -37,7 +51,7 @@ class SuiteRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = 1
+    schema_version: int = SUITE.version
     name: str
     description: str = ""
     device: str = "cpu"
@@ -46,11 +60,31 @@ class SuiteRecord(BaseModel):
     command: str = Field("", description="the commands that made the results, a line each")
 
 
+@dataclass(frozen=True)
+class Reading(Generic[Record]):
+    """What was found in a record's place.
+
+    Attributes:
+        record: The record, if it can be used.
+        problem: Why it can't, in one line; empty where there is none, and where nothing is wrong.
+        schema_version: The version that it was written in; None where it doesn't say.
+        sealed: Whether its checksum was there, and right.
+        written_by: The program that wrote it, and its version; empty where it doesn't say.
+    """
+
+    record: Record | None = None
+    problem: str = ""
+    schema_version: int | None = None
+    sealed: bool = False
+    written_by: str = ""
+
+
 class Store:
     """The results folder of one suite.
 
-    A record that is truncated, edited beyond recognition or of another cell is reported in one line and treated as
-    missing; one from a newer compbench is an error, since treating it as missing would overwrite it.
+    A record that is truncated, edited or of another cell is reported in one line and treated as missing; one from a
+    newer compbench is an error, since treating it as missing would overwrite it. Records that were written before
+    there were checksums are taken as they are.
 
     Args:
         directory: The suite's own folder, such as ``results/quick``.
@@ -73,156 +107,220 @@ class Store:
         store = cls(results / suite, warn)
         for folder in (store.directory, *(store.directory / name for name in ("cells", "logs", "machines"))):
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
+                remove_abandoned(folder)
                 with tempfile.TemporaryFile(dir=folder):
                     pass
             except OSError as error:
                 raise _cannot("write to results folder", folder, error) from error
+        with suppress(OSError):
+            remove_abandoned(checkpoints_folder(store.directory))
         return store
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps other runs out of this folder for as long as the context lasts.
-
-        Raises:
-            StoreError: Another run is at work in it.
-        """
-        descriptor = os.open(self.directory, os.O_RDONLY)
+    def claims(self) -> Iterator[Claims]:
+        """Claims on this folder's cells, by their keys; they are given up when the context ends or the process does."""
+        claims = Claims(self.directory / "claims", self._warn)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError(
-                    f"results folder {self.directory} is in use by another run; wait for it, or use another --results"
-                ) from error
-            except OSError:
-                pass  # Some network file systems have no locks: writes are atomic without them too.
-            yield
+            yield claims
         finally:
-            os.close(descriptor)
+            claims.close()
 
     def log_path(self, key: str) -> Path:
         """Where the log of a cell belongs."""
         return self.directory / "logs" / f"{key}.log"
 
+    def checkpoint_path(self, key: str) -> Path:
+        """Where the checkpoint of a cell's training belongs; its folder is made by who writes it."""
+        return checkpoints_folder(self.directory) / f"{key}.pt"
+
     def save(self, result: CellResult) -> CellResult:
         """Keeps a record in place of an earlier one of the same cell, and returns it as kept.
 
         The folder of the user's own plugins is left out: it names a place on this machine, and results are published.
+        The checkpoint of a training that has come to an end is removed.
+
+        Raises:
+            StoreError: It can't be written; an earlier record is as it was.
         """
         kept = result.model_copy(update={"cell": result.cell.model_copy(update={"plugins_dir": None})})
         self._write(self._cell_path(result.key), kept)
+        if kept.status not in GOES_ON:
+            checkpoint = self.checkpoint_path(kept.key)
+            with suppress(OSError):
+                checkpoint.unlink(missing_ok=True)
+                checkpoint.parent.rmdir()
         return kept
 
     def result(self, key: str) -> CellResult | None:
         """The record of one cell; ``None`` when there is none that can be used.
 
         Raises:
-            StoreError: It was written by a newer compbench.
+            StoreError: It was written by a newer compbench, or can't be read.
         """
-        path = self._cell_path(key)
-        record = self._read(path, CellResult)
-        if record is not None and not key == record.key == record.cell.key:
-            self._warn(f"{path}: treated as missing: it is the record of another cell, '{record.cell.key}'")
-            return None
-        return record
+        return self._usable(self._cell_path(key), self.inspect(key))
+
+    def inspect(self, key: str) -> Reading[CellResult]:
+        """The record of one cell with what is to be said of it; nobody is warned.
+
+        Raises:
+            StoreError: It was written by a newer compbench, or can't be read.
+        """
+        reading = _read(self._cell_path(key), CellResult, CELL)
+        if reading.record is not None and not key == reading.record.key == reading.record.cell.key:
+            return Reading(problem=f"it is the record of another cell, '{reading.record.cell.key}'")
+        return reading
 
     def results(self, keys: Iterable[str]) -> dict[str, CellResult]:
-        """The records of those of the cells that have one, in the order of ``keys``."""
-        found = ((key, self.result(key)) for key in keys)
-        return {key: record for key, record in found if record is not None}
+        """The records of those of the cells that have one, in the order of ``keys``.
+
+        Raises:
+            StoreError: As :meth:`result`.
+        """
+        collecting = gc.isenabled()
+        gc.disable()  # thousands of records are millions of objects, all of which stay: looking for garbage is a fifth
+        try:
+            found = ((key, self.result(key)) for key in keys)
+            return {key: record for key, record in found if record is not None}
+        finally:
+            if collecting:
+                gc.enable()
+
+    def keys(self) -> list[str]:
+        """The keys under which there are records, usable or not, sorted."""
+        return sorted(path.stem for path in (self.directory / "cells").glob("*.json") if path.name[0] != ".")
+
+    def stamp(self, key: str) -> Stamp | None:
+        """What tells a record from an earlier or later one of the same cell, unread; None where there is none."""
+        try:
+            found = self._cell_path(key).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def stamps(self) -> dict[str, Stamp]:
+        """The stamp of every record."""
+        found = ((key, self.stamp(key)) for key in self.keys())
+        return {key: stamp for key, stamp in found if stamp is not None}
+
+    def leftovers(self, keys: Collection[str]) -> list[str]:
+        """Keys under which there are records or checkpoints of cells that are none of these, sorted."""
+        checkpoints = {path.stem for path in checkpoints_in(checkpoints_folder(self.directory))}
+        return sorted({*self.keys(), *checkpoints} - set(keys))
 
     def save_machine(self, machine: Machine) -> str:
-        """Keeps a machine's description, once, and returns the hash that refers to it."""
+        """Keeps a machine's description, once, and returns the hash that refers to it.
+
+        Raises:
+            StoreError: It can't be written.
+        """
         path = self.directory / "machines" / f"{machine.hash}.json"
         if not path.exists():
             self._write(path, machine)
         return machine.hash
 
     def machine(self, digest: str) -> Machine | None:
-        """The machine of that hash, if its description is there and unchanged."""
+        """The machine of that hash, if its description is there and unchanged.
+
+        Raises:
+            StoreError: It was written by a newer compbench, or can't be read.
+        """
         path = self.directory / "machines" / f"{digest}.json"
-        machine = self._read(path, Machine)
-        if machine is not None and machine.hash != digest:
-            self._warn(f"{path}: treated as missing: its content does not have the hash of its name")
-            return None
-        return machine
+        return self._usable(path, _read(path, Machine, MACHINE, digest))
 
     def save_suite(self, record: SuiteRecord) -> None:
-        """Keeps what the folder says of its suite."""
+        """Keeps what the folder says of its suite.
+
+        Raises:
+            StoreError: It can't be written.
+        """
         self._write(self.directory / "suite.json", record)
 
     def suite(self) -> SuiteRecord | None:
-        """What the folder says of its suite; ``None`` when it says nothing that can be used."""
-        return self._read(self.directory / "suite.json", SuiteRecord)
+        """What the folder says of its suite; ``None`` when it says nothing that can be used.
+
+        Raises:
+            StoreError: It was written by a newer compbench, or can't be read.
+        """
+        path = self.directory / "suite.json"
+        return self._usable(path, _read(path, SuiteRecord, SUITE))
 
     def _cell_path(self, key: str) -> Path:
         return self.directory / "cells" / f"{key}.json"
 
     def _write(self, path: Path, record: BaseModel) -> None:
+        content = json.loads(record.model_dump_json())
         try:
-            write_atomically(path, _one_line_a_field(record))
+            write_atomically(path, seal(content, this_program()))
         except OSError as error:
             raise _cannot("write", path, error) from error
 
-    def _read(self, path: Path, kind: type[Record]) -> Record | None:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except UnicodeDecodeError:
-            self._warn(f"{path}: treated as missing: it is not text")
-            return None
-        except OSError as error:
-            raise _cannot("read", path, error) from error
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            self._warn(f"{path}: treated as missing: it is not whole JSON ({error})")
-            return None
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise StoreError(
-                f"{path}: written by a newer compbench (schema {version}; this one reads up to {SCHEMA_VERSION}): "
-                "upgrade compbench, or use another results folder"
-            )
-        try:
-            return kind.model_validate_json(text)
-        except ValidationError as error:
-            self._warn(f"{path}: treated as missing: {_first_mistake(error)}")
-            return None
+    def _usable(self, path: Path, reading: Reading[Record]) -> Record | None:
+        if reading.problem:
+            self._warn(f"{path}: treated as missing: {reading.problem}")
+        return reading.record
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that it is seen whole or, after a crash at any moment, not at all or as it was before.
+def checkpoints_folder(directory: Path) -> Path:
+    """Where the checkpoints of a suite are, in its own folder."""
+    return directory / "checkpoints"
+
+
+def _read(path: Path, kind: type[Record], schema: Schema, digest: str = "") -> Reading[Record]:
+    """The record in a file.
+
+    Args:
+        path: The file; there need be none.
+        kind: What it holds.
+        schema: Its versions.
+        digest: The hash that its content must have, where its name says so.
 
     Raises:
-        OSError: It can't be written; no part of it is left behind.
+        StoreError: It was written by a newer compbench, or can't be read.
     """
-    # Not tempfile: its files are the owner's alone, and results are for sharing, as far as the user's umask allows.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Reading()
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+    version = None
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        opened = unseal(data)
+        version = schema.version_of(opened.content)
+        sealed = schema.sealed_since is not None and version >= schema.sealed_since
+        if opened.checksum == "wrong" or (sealed and opened.checksum == "missing"):
+            raise DamagedError("its content is not what was written: the checksum is " + opened.checksum)
+        if digest and _hash(opened.content) != digest:
+            raise DamagedError("its content does not have the hash of its name")
+        record = kind.model_validate(schema.upgrade(opened.content))
+    except NewerSchemaError as error:
+        raise StoreError(_newer(path, error, opened.written_by)) from error
+    except (DamagedError, SchemaError) as error:
+        return Reading(problem=str(error), schema_version=version)
+    except ValidationError as error:
+        return Reading(problem=_first_mistake(error), schema_version=version)
+    return Reading(record, "", version, opened.checksum == "right", opened.written_by)
 
 
-def _one_line_a_field(record: BaseModel) -> str:
-    """JSON with each field on its own line: a loss curve of a thousand steps is one line in a diff, not a thousand."""
-    content: dict[str, Any] = json.loads(record.model_dump_json())
-    lines = (f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in content.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+@cache
+def this_program() -> str:
+    """What records say of who wrote them."""
+    return f"compbench {distribution_version('compbench')}"
+
+
+def _hash(content: dict[str, object]) -> str:
+    """What :attr:`Machine.hash` was when the content was written, whatever fields have come since."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _newer(path: Path, error: NewerSchemaError, written_by: str) -> str:
+    needed = f"needs {written_by} or newer" if written_by else "needs a newer compbench"
+    return (
+        f"{path}: {needed}: it has schema {error.found}, and {this_program()} reads up to "
+        f"{error.known}; upgrade compbench, or use another results folder"
+    )
 
 
 def _first_mistake(error: ValidationError) -> str:

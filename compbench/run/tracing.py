@@ -7,7 +7,6 @@ traced under its strategy and N plain ones. OUT is where the times go as JSON; t
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
@@ -18,11 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from compbench.errors import StoreError
 from compbench.measure.tracing import Trace, trace_steps
 from compbench.run.cell import ended_by, prepare
+from compbench.run.cell_process import Limits, ProcessEnd, module_command
 from compbench.run.ending import result_of
+from compbench.run.executor import Ended, Started
+from compbench.run.files import write_atomically
+from compbench.run.pending import Pending
 from compbench.run.result import Status
-from compbench.run.scheduler import Ended, Scheduler, Started, module_command
+from compbench.run.scheduler import Scheduler
 from compbench.run.slots import plan_slots
-from compbench.run.store import write_atomically
 from compbench.run.training import Record, train
 from compbench.suite.cell import Cell
 from compbench.suite.suite import Suite
@@ -104,8 +106,8 @@ class Tracer:
                 self.folder(cell).mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"can't write to {self.folder(cell)}: {error.strerror or error}") from error
+        limits = Limits(self.suite.timeout_seconds, memory_bytes=self.suite.memory_limit)
         by_key = {cell.key: cell for cell in cells}
-        timeout = float("inf") if self.suite.timeout_seconds is None else self.suite.timeout_seconds
 
         def command(spec: Path, out: Path) -> list[str]:
             folder = self.folder(by_key[spec.name.removesuffix(".cell.json")])
@@ -113,16 +115,15 @@ class Tracer:
             return module_command("compbench.run.tracing", str(spec), str(out), str(folder), *numbers)
 
         with (
-            tempfile.TemporaryDirectory(prefix="compbench-") as temporary,
-            Scheduler(slots, Path(temporary), self.log_path, timeout, command) as scheduler,
-            closing(scheduler.run(cells)) as events,
+            Scheduler(slots, limits, command) as scheduler,
+            closing(scheduler.run(Pending(cells), self.log_path)) as events,
         ):
             for event in events:
                 match event:
                     case Started(cell):
                         self.tell(cell)
-                    case Ended(interrupted=False):
-                        yield self._result(event, timeout)
+                    case Ended(cell, _, end) if not end.interrupted:
+                        yield self._result(cell, end, limits)
             self.stopped_by = scheduler.stopped_by
 
     def folder(self, cell: Cell) -> Path:
@@ -133,12 +134,12 @@ class Tracer:
         """Where goes what a cell's process prints."""
         return self.directory / key / "trace.log"
 
-    def _result(self, ended: Ended, timeout: float) -> CellTrace:
-        if ended.out.exists():
-            return CellTrace.model_validate_json(ended.out.read_text(encoding="utf-8"))
-        how = result_of(ended, self.log_path(ended.cell.key), "", timeout)
+    def _result(self, cell: Cell, end: ProcessEnd, limits: Limits) -> CellTrace:
+        if end.record is not None:
+            return CellTrace.model_validate_json(end.record)
+        how = result_of(cell, end, self.log_path(cell.key), "", limits)
         status, reason = ("crashed", "") if how is None else (how.status, how.reason)
-        return CellTrace(cell=ended.cell, status=status, reason=reason)
+        return CellTrace(cell=cell, status=status, reason=reason)
 
 
 def main(arguments: list[str]) -> int:

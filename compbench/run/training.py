@@ -15,6 +15,7 @@ from compbench.capture import Session
 from compbench.errors import SettingsError
 from compbench.measure.step import Step
 from compbench.records import Batch, Metric
+from compbench.run.lean import LeanAdamW
 from compbench.seeds import generator
 from compbench.suite.cell import Training
 
@@ -68,7 +69,7 @@ def example_order(examples: int, settings: Training, seed: int) -> Tensor:
 
 def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
     """AdamW with the settings' peak learning rate."""
-    return torch.optim.AdamW(
+    return LeanAdamW(
         model.parameters(),
         lr=settings.learning_rate,
         betas=settings.betas,
@@ -88,6 +89,8 @@ def train(
 ) -> None:
     """Trains the model; ``record`` is filled step by step, so that it is there whatever happens.
 
+    Steps whose loss the record has already are not done again: model, optimiser and session are as they left them.
+
     Args:
         step: the model.
         session: the strategy's session, open; None trains without any hook.
@@ -101,11 +104,11 @@ def train(
     Raises:
         DivergedError: a loss that is not finite.
     """
-    for number, rows in enumerate(order):
+    for number in range(len(record.loss_curve), len(order)):
         factor = learning_rate_factor(number, settings.warmup_steps, settings.steps)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
-        batch = step.batch(data, rows)
+        batch = step.batch(data, order[number])
         optimizer.zero_grad(set_to_none=True)
         skipped = session is not None and session.skips_update
         with session.step() if session is not None else nullcontext():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from compbench.capture.settings import CaptureSettings
 from compbench.measure.allocator import Allocator
@@ -74,23 +76,29 @@ class Cell(BaseModel):
     device: str = "cpu"
     plugins_dir: str | None = Field(None, description="absolute path of the project's own plugins, if any")
 
-    @field_validator("capture", mode="before")
-    @classmethod
-    def _recorded_before_there_was_a_choice(cls, capture: object) -> object:
-        return {"routes": "hooks", **capture} if isinstance(capture, dict) else capture
-
     @property
     def label(self) -> str:
         """What a table's row is called: the arm, and values of further matrix axes, such as ``laser hidden=128``."""
         return " ".join([self.arm, *(f"{axis}={value}" for axis, value in self.variant.items())])
 
     @property
-    def key(self) -> str:
-        """A readable and unique file name: label, depth and seed, and 12 digits of the identity's hash."""
+    def identity(self) -> dict[str, Any]:
+        """What makes this cell other work than another: whatever of it is not left out as a default."""
         identity = self.model_dump(mode="json", exclude_defaults=True, exclude={"suite", "plugins_dir", "capture"})
         capture = self.capture.model_dump(mode="json")
         if changed := {name: value for name, value in capture.items() if value != _UNSAID[name]}:
             identity["capture"] = changed
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return identity
+
+    @cached_property
+    def key(self) -> str:
+        """A readable and unique file name: label, depth and seed, and 12 digits of the identity's hash."""
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         readable = re.sub(r"[^A-Za-z0-9_.=-]+", "-", self.label)
         return f"{readable}-d{self.depth}-s{self.seed}-{digest[:12]}"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, whose key is its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("key", None)
+        return copied

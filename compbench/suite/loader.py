@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 
 from compbench.capture.settings import CaptureSettings
 from compbench.errors import CompbenchError, Problem, SettingsError, SuiteError, nearest, unknown
@@ -26,13 +26,20 @@ from compbench.registry import Registry
 from compbench.suite.arms import Arm, arm_axis, read_arms
 from compbench.suite.cell import Measuring, PluginReference, Training
 from compbench.suite.checking import Axis, Checker, Choice, choices, construct_at, what_it_says
+from compbench.suite.executors import Executors
 from compbench.suite.source import Source
-from compbench.suite.suite import Suite, Variant
+from compbench.suite.suite import CHECKPOINT_MINUTES, Suite, Variant
 from compbench.workloads.base import Workload
 
 Section = TypeVar("Section", bound=BaseModel)
 
 _REQUIRED = ("name", "workload", "arms", "matrix")
+SMALLEST_MEMORY_LIMIT = 10**9
+"""Bytes; a process that has loaded torch on a CPU has asked for 0.4 GB before it does anything."""
+
+DEVICES_ELSEWHERE = ("cpu", "cuda")
+"""The devices that a suite can name where others place its cells; which GPU it is, they say."""
+
 _SMALLEST = {"depth": 1, "seed": 0}
 
 
@@ -47,6 +54,15 @@ class _Head(BaseModel):
     device: str | None = None
     threads: int | None = Field(None, ge=1)
     timeout_seconds: float | None = Field(None, gt=0)
+    checkpoint_minutes: float = Field(CHECKPOINT_MINUTES, ge=0, allow_inf_nan=False)
+    memory_limit: ByteSize | None = None
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _leaves_room_to_begin(cls, memory_limit: ByteSize | None) -> ByteSize | None:
+        if memory_limit is not None:
+            check_memory_limit(memory_limit)
+        return memory_limit
 
     @field_validator("name")
     @classmethod
@@ -64,7 +80,35 @@ class _Head(BaseModel):
         return device
 
 
-_KEYS = (*_REQUIRED, "training", "measuring", "capture", *(key for key in _Head.model_fields if key != "name"))
+_KEYS = (
+    *_REQUIRED,
+    "training",
+    "measuring",
+    "capture",
+    "executor",
+    *(key for key in _Head.model_fields if key != "name"),
+)
+
+
+def check_memory_limit(memory_limit: int) -> None:
+    """Whether a cell's process can begin under this limit.
+
+    Raises:
+        ValueError: It can't.
+    """
+    if memory_limit < SMALLEST_MEMORY_LIMIT:
+        raise ValueError("torch alone takes a good part of that (allowed: 1GB or more)")
+
+
+class _HeadElsewhere(_Head):
+    """The same for cells that run on other machines: which devices those have is not known here."""
+
+    @field_validator("device")
+    @classmethod
+    def _is_there(cls, device: str | None) -> str | None:
+        if device not in (None, *DEVICES_ELSEWHERE):
+            raise ValueError(f"not to be had from a cluster (allowed: {', '.join(DEVICES_ELSEWHERE)})")
+        return device
 
 
 def available_devices() -> list[str]:
@@ -73,20 +117,25 @@ def available_devices() -> list[str]:
     return ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
 
 
-def load_suite(path_or_name: str | Path, registry: Registry, device: str | None = None) -> Suite:
+def load_suite(
+    path_or_name: str | Path, registry: Registry, device: str | None = None, elsewhere: bool = False
+) -> Suite:
     """Reads and checks a suite.
 
     Args:
         path_or_name: a YAML file, or the name of a shipped suite, such as ``quick``.
         registry: where strategies and workloads are looked up.
         device: where to run instead of on the device that the file names.
+        elsewhere: its cells run on other machines, so that its device need not be there.
 
     Raises:
         SettingsError: ``device`` is not there.
         SuiteError: with every mistake of the file, or the one that it can't be read.
     """
-    if device is not None and device not in available_devices():
-        raise SettingsError(f"no device '{device}' here (available: {', '.join(available_devices())})")
+    there = DEVICES_ELSEWHERE if elsewhere else available_devices()
+    if device is not None and device not in there:
+        where = "on a cluster" if elsewhere else "here"
+        raise SettingsError(f"no device '{device}' {where} (available: {', '.join(there)})")
     file = Path(path_or_name)
     shipped = shipped_suites()
     found: Path | Traversable = file
@@ -99,7 +148,7 @@ def load_suite(path_or_name: str | Path, registry: Registry, device: str | None 
     except UnicodeDecodeError as error:
         raise SuiteError([Problem(str(found), f"not UTF-8 text: byte {error.start} is {error.reason}")]) from error
     source = Source.parse(text, str(found))
-    return _Loader(source, registry, device).suite()
+    return _Loader(source, registry, device, _HeadElsewhere if elsewhere else _Head).suite()
 
 
 def shipped_suites() -> dict[str, Traversable]:
@@ -128,7 +177,8 @@ class _Axes:
 
 
 class _Loader:
-    def __init__(self, source: Source, registry: Registry, device: str | None) -> None:
+    def __init__(self, source: Source, registry: Registry, device: str | None, head: type[_Head]) -> None:
+        self._head_model = head
         self._device = device
         self._source = source
         self._registry = registry
@@ -157,6 +207,7 @@ class _Loader:
         }
         measurings = self._sections("measuring", Measuring, axes.sections["measuring"])
         captures = self._sections("capture", CaptureSettings, axes.sections["capture"])
+        executors = self._sections("executor", Executors, [])
         if self._data.get("margins") and "none" not in self._arm_names():
             self._checker.add(("margins",), "margins are judged against an arm named 'none', and there is none")
         problems = self._checker.problems()
@@ -195,7 +246,10 @@ class _Loader:
             device=head.device or ("cuda" if torch.cuda.is_available() else "cpu"),
             threads=head.threads,
             timeout_seconds=head.timeout_seconds,
+            checkpoint_minutes=head.checkpoint_minutes,
+            memory_limit=None if head.memory_limit is None else int(head.memory_limit),
             path=self._source.file,
+            executors=executors[0][1],
         )
 
     def _read_keys(self) -> None:
@@ -224,7 +278,9 @@ class _Loader:
         if self._device is not None:
             given["device"] = self._device
         given.setdefault("name", "missing")  # which has been told already
-        made = self._checker.attempt(choices([]), (), lambda choice: construct_at((), _Head, given, "", choice))
+        made = self._checker.attempt(
+            choices([]), (), lambda choice: construct_at((), self._head_model, given, "", choice)
+        )
         return made[0][1] if made else _Head(name="wrong")
 
     def _sections(self, key: str, model: type[Section], axes: list[Axis]) -> list[tuple[Choice, Section]]:

@@ -10,7 +10,11 @@ from compbench.capture.settings import CaptureSettings
 from compbench.compressor import Compressor
 from compbench.registry import Registry
 from compbench.suite.cell import Cell, Measuring, PluginReference, Training
+from compbench.suite.executors import Executors
 from compbench.workloads.base import Workload
+
+CHECKPOINT_MINUTES = 10.0
+"""How often a training is saved, unless the suite says otherwise: what is lost at most when its process is killed."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Suite:
         threads: threads that a cell may use; None leaves it to the runner.
         timeout_seconds: the longest that a cell may take; None for no limit.
         path: the file.
+        memory_limit: bytes of memory that each process of a cell may have; None for no limit.
+        executors: the settings of what can run it.
+        checkpoint_minutes: how often a training is saved, so that it can go on when its process has ended; 0: never.
     """
 
     name: str
@@ -63,6 +70,9 @@ class Suite:
     threads: int | None
     timeout_seconds: float | None
     path: str
+    memory_limit: int | None = None
+    executors: Executors = field(default_factory=Executors)
+    checkpoint_minutes: float = CHECKPOINT_MINUTES
 
     def cells(self, registry: Registry) -> list[Cell]:
         """Every cell, seed by seed, in each depth by depth, in each arm by arm.

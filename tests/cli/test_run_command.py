@@ -97,10 +97,10 @@ def test_failures_are_grouped_at_the_end_and_the_status_is_1(compbench, monkeypa
     assert status == 1
     assert out.split("\n\n")[-1].splitlines()[:3] == [
         "2 of 4 cells are not ok:",
-        "  crashed: exit status 1: ValueError: boom",
+        "  2 cells crashed: exit status 1: ValueError: boom",
         out.split("\n\n")[-1].splitlines()[2],
     ]
-    assert "int8 depth 2 seed 0  (results/tiny/logs/int8-d2-s0-" in out
+    assert "    such as int8 depth 2 seed 0  (results/tiny/logs/int8-d2-s0-" in out
     again, _, _ = compbench("run", "tiny.yaml", "--only", "seed=0")
     assert again == 1
     assert compbench("run", "tiny.yaml", "--only", "arm=none")[0] == 0
@@ -124,7 +124,31 @@ def test_a_timeout_is_for_this_run(compbench, monkeypatch):
     monkeypatch.setattr("compbench.cli.run_command.SuiteRunner", functools.partial(SuiteRunner, command=sleep))
     status, out, _ = compbench("run", "tiny.yaml", "--timeout", "0.2", "--only", "seed=0", "--only", "depth=2")
     assert status == 1
-    assert "timeout: took longer than 0.2 s" in out
+    assert (
+        "2 cells timeout: took longer than 0.2 s\n    such as none depth 2 seed 0  (results/tiny/logs/none-d2-s0-"
+        in out
+    )
+
+
+def test_what_to_do_about_failures_is_said_by_the_command_line(compbench, folder, monkeypatch):
+    limits = []
+
+    def crash(spec: Path, out: Path):
+        limits.append(spec)
+        return [
+            sys.executable,
+            "-c",
+            "import os, resource; print(resource.getrlimit(resource.RLIMIT_DATA)); os.abort()",
+        ]
+
+    monkeypatch.setattr("compbench.cli.run_command.SuiteRunner", functools.partial(SuiteRunner, command=crash))
+    arguments = ["--retries", "1", "--fail-fast", "--jobs", "1", "--memory-limit", "2GB"]
+    status, out, _ = compbench("run", "tiny.yaml", *arguments)
+    assert (status, len(limits)) == (1, 2)
+    assert "ended by the first failure (--fail-fast); the same command goes on with the other 7 cells" in out
+    assert "1 cell crashed: killed by SIGABRT (Aborted)\n    none depth 2 seed 0  (results/tiny/logs/" in out
+    (log,) = (folder / "results" / "tiny" / "logs").iterdir()
+    assert log.read_text().startswith("(2000000000, 2000000000)")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +160,8 @@ def test_a_timeout_is_for_this_run(compbench, monkeypatch):
         (["tiny.yaml", "--plugins-dir", "nowhere"], "nowhere"),
         (["tiny.yaml", "--timeout", "0"], "--timeout 0 (allowed: seconds > 0)"),
         (["tiny.yaml", "--timeout", "nan"], "--timeout nan (allowed: seconds > 0)"),
+        (["tiny.yaml", "--memory-limit", "lots"], "--memory-limit lots: no size (allowed: such as 4GB"),
+        (["tiny.yaml", "--memory-limit", "100MB"], "(allowed: 1GB or more)"),
         (["tiny.yaml", "--results", "tiny.yaml"], "can't write to results folder"),
         (["broken.yaml"], "broken.yaml:"),
     ],
@@ -183,6 +209,8 @@ def test_the_command_of_a_run_can_be_pasted_into_a_shell():
     assert command == (
         "compbench run 'my suite.yaml' --only 'arm=laser*' --jobs 2 --plugins-dir own --device cuda --timeout 90"
     )
+    limited = command_line("quick", None, [], None, None, None, "4GB", no_skip=True)
+    assert limited == "compbench run quick --memory-limit 4GB --no-skip"
     assert command_line("quick", None, [], None, None, None) == "compbench run quick"
 
 
@@ -203,3 +231,40 @@ def test_python_m_compbench_is_the_command():
     )
     assert done.returncode == 0
     assert re.fullmatch(r"compbench \S.*\n", done.stdout)
+
+
+def test_a_dry_run_lists_what_would_run_and_leaves_nothing_behind(compbench, folder):
+    status, out, _ = compbench("run", "tiny.yaml", "--only", "depth=2", "--dry-run")
+    assert status == 0
+    assert out.startswith("tiny: 4 cells, 0 done already, 4 to run on ")
+    listed = [line.split(maxsplit=1)[1] for line in out.splitlines()[1:]]
+    assert sorted(listed) == [f"{arm} depth 2 seed {seed}" for arm in ("int8", "none") for seed in (0, 1)]
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
+def test_a_dry_run_knows_what_is_done_already(compbench, folder):
+    compbench("run", "tiny.yaml", "--only", "seed=0")
+    before = sorted(folder.rglob("*"))
+    _, out, _ = compbench("run", "tiny.yaml", "--dry-run")
+    assert out.startswith("tiny: 8 cells, 4 done already, 4 to run on ")
+    assert len(re.findall(r"^ +\d+  \w+ depth \d seed 1  \(about .* s\)$", out, re.MULTILINE)) == 4
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_observer_is_started_before_anything_runs(compbench, folder):
+    status, _, err = compbench("run", "tiny.yaml", "--observer", "mlfow")
+    assert (status, err) == (2, "error: unknown observer 'mlfow'; did you mean 'mlflow'? (allowed: mlflow, wandb)\n")
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--address", "auto"], "--address beside --executor local (allowed: beside --executor ray)"),
+        (["--executor", "ray", "--device", "cuda:1"], "no device 'cuda:1' on a cluster (available: cpu, cuda)"),
+    ],
+)
+def test_what_an_executor_does_not_take_is_bad_input(compbench, folder, options, expected):
+    status, _, err = compbench("run", "tiny.yaml", *options)
+    assert (status, err) == (2, f"error: {expected}\n")
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]

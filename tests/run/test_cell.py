@@ -121,15 +121,14 @@ def test_a_plugin_that_raises_in_encode_fails_its_cell_with_the_reason(tmp_path:
 
 def test_exhausted_memory_is_told_from_other_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(error: Exception):
-        def run(cell: Cell, findings: object) -> None:
+        def run(cell: Cell, findings: object, checkpointer: object) -> None:
             raise error
 
         return run
 
-    allocator = RuntimeError(
-        "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
-    )
-    for error, status in [(MemoryError(), "oom"), (allocator, "oom"), (RuntimeError("out of memory"), "failed")]:
+    words = "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate {} bytes"
+    allocator, liar = RuntimeError(words.format(10**17)), RuntimeError(words.format(10**4))
+    for error, status in [(MemoryError(), "oom"), (allocator, "oom"), (liar, "failed")]:
         monkeypatch.setattr(cell_module, "_run", raises(error))
         assert run_cell(cell(("none", {}))).status == status
 

@@ -1,8 +1,8 @@
 """A whole run: what is kept, what goes on, what is told, and how it stops."""
 
 import io
-import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -164,11 +164,67 @@ def test_observers_are_told_and_their_failures_are_warnings(runs):
 
 def test_failures_are_grouped_by_status_and_reason(runs):
     outcome = runs.run(make_suite("ok", "raises", "kills_itself", seeds=(0, 1)))
-    grouped = {key: len(results) for key, results in outcome.failures().items()}
+    grouped = {(cause.status, cause.example.reason): len(cause.results) for cause in outcome.failures()}
     assert grouped == {
         ("crashed", "exit status 1: ValueError: this went wrong"): 2,
         ("crashed", "killed by SIGKILL (Killed)"): 2,
     }
+
+
+def test_cells_deeper_than_one_out_of_memory_are_skipped(runs):
+    suite = make_suite("oom_from_depth_8", "ok", depths=(4, 8, 16, 32))
+    outcome = runs.run(suite, jobs=1)
+    assert statuses(outcome) == ["ok", "ok", "oom", "ok", "skipped", "ok", "skipped", "ok"]
+    skips = [result for result in outcome.results.values() if result.status == "skipped"]
+    assert {result.reason for result in skips} == {"skipped: OOM at depth 8"}
+    assert all(runs.store.result(result.key) == result for result in skips)
+    assert outcome.ran == 8
+    assert runs.run(suite).ran == 0
+    wider = make_suite("oom_from_depth_8", "ok", depths=(4, 8, 16, 32, 64))
+    assert statuses(runs.run(wider, jobs=1))[-2:] == ["skipped", "ok"]
+    assert ": oom" not in runs.printed
+    assert statuses(runs.run(suite, jobs=1, skip=False)) == ["ok", "ok"] + ["oom", "ok"] * 3
+
+
+def test_skipped_cells_are_reconsidered_when_what_they_were_skipped_for_runs_again(runs):
+    suite = make_suite("oom_from_depth_8", depths=(4, 8, 16))
+    runs.run(suite, jobs=1)
+    again = runs.run(suite, jobs=1, rerun="failed")
+    assert (again.ran, statuses(again)) == (2, ["ok", "oom", "skipped"])
+    only = runs.run(suite, rerun="failed", only=["depth=16"])
+    assert statuses(only) == ["skipped"]
+    assert runs.store.result(only.selected[0].key).reason == "skipped: OOM at depth 8"
+
+
+def test_crashed_cells_are_tried_again_and_the_record_says_how_often(runs, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    suite = make_suite("crashes_twice", "raises", "diverges", "ok")
+    outcome = runs.run(suite, retries=2)
+    found = {cell.variant["does"]: outcome.results[cell.key] for cell in outcome.selected}
+    assert {does: (result.status, result.attempts) for does, result in found.items()} == {
+        "crashes_twice": ("ok", 3),
+        "raises": ("crashed", 3),
+        "diverges": ("diverged", 1),
+        "ok": ("ok", 1),
+    }
+    assert outcome.ran == 4
+    assert len([line for line in runs.printed.splitlines() if "to be run again: attempt" in line]) == 4
+    assert runs.printed.splitlines()[-1].startswith("[4/4]")
+
+
+def test_fail_fast_starts_nothing_after_the_first_failure(runs):
+    suite = make_suite("ok", "raises", "slow", seeds=(0, 1))
+    outcome = runs.run(suite, jobs=1, fail_fast=True)
+    assert (outcome.failed_fast, outcome.exit_status) == (True, 1)
+    assert [result.status for result in outcome.results.values()] == ["ok", "crashed"]
+    assert [path.suffix for path in runs.store.log_path("x").parent.iterdir()] == [".log"] * 2
+    later = runs.run(suite, jobs=1)
+    assert (later.ran, later.failed_fast) == (4, False)
+
+
+def test_fail_fast_is_for_what_failed_and_lets_what_runs_end(runs):
+    outcome = runs.run(make_suite("oom_from_depth_8", "slow", "ok", depths=(8, 16)), jobs=2, fail_fast=True)
+    assert [result.status for result in outcome.results.values()] == ["oom", "ok", "skipped"]
 
 
 def test_the_plain_display_has_the_plan_and_a_line_for_each_cell(runs):
@@ -260,10 +316,113 @@ def test_a_second_signal_kills_at_once(process, tmp_path):
     assert all_end(pids_of_run(tmp_path))
 
 
-def test_two_runs_of_a_suite_dont_meet_in_one_folder(process, tmp_path):
-    run = process("hangs")
-    wait_for(lambda: len(pids_of_run(tmp_path)) == 1, run)
-    with pytest.raises(StoreError, match="in use by another run"):
-        Runs(tmp_path).run(make_suite("ok"))
-    for pid in pids_of_run(tmp_path):
-        os.kill(pid, signal.SIGKILL)
+def test_a_run_that_is_killed_leaves_no_cell_behind(process, tmp_path):
+    run = process("hangs_in_native_code", "hangs_with_child", grace=60.0)
+    wait_for(lambda: len(pids_of_run(tmp_path)) == 5, run)
+    run.send_signal(signal.SIGKILL)
+    run.wait(timeout=10)
+    assert all_end(pids_of_run(tmp_path))
+
+
+@pytest.fixture
+def marks(tmp_path, monkeypatch):
+    """The lines that marking cells leave, one each time that one is run: the cell and the run."""
+    path = tmp_path.parent / f"{tmp_path.name}-marks"
+    monkeypatch.setenv("FAKE_CELL_MARKS", str(path))
+    return lambda: [line.split() for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("rerun", ["missing", "all"])
+def test_two_runs_in_one_folder_share_the_cells_and_both_end_when_all_are_done(
+    process, tmp_path, monkeypatch, marks, rerun
+):
+    monkeypatch.setenv("FAKE_SEEDS", "30")
+    monkeypatch.setenv("FAKE_RERUN", rerun)
+    monkeypatch.setenv("FAKE_BARRIER", str(tmp_path / "barrier"))
+    (tmp_path / "barrier").mkdir()
+    both = []
+    for name in ("first", "second"):
+        monkeypatch.setenv("FAKE_RUN", name)
+        both.append(process("marks"))
+    outputs = [run.communicate(timeout=60)[0] for run in both]
+    assert [run.returncode for run in both] == [0, 0], outputs
+    lines = marks()
+    assert len({cell for cell, _ in lines}) == len(lines) == 30
+    assert {run for _, run in lines} == {"first", "second"}
+    ran = [int(re.search(r"^ran (\d+)$", output, re.MULTILINE)[1]) for output in outputs]
+    assert ran == [sum(run == name for _, run in lines) for name in ("first", "second")]
+    assert [len(re.findall(r": ok .* by another run", output)) for output in outputs] == [30 - ran[0], 30 - ran[1]]
+    record = Store(tmp_path / "fake").suite()
+    assert len(record.keys) == 30
+    assert sorted(record.command.splitlines()) == ["first", "second"]
+    assert not (tmp_path / "fake" / "claims").exists()
+
+
+def test_a_cell_of_a_run_that_is_killed_is_done_by_the_one_that_waits_for_it(process, tmp_path, monkeypatch, marks):
+    monkeypatch.setenv("FAKE_RUN", "first")
+    first = process("marks_and_hangs")
+    wait_for(lambda: len(pids_of_run(tmp_path)) == 1, first)
+    monkeypatch.setenv("FAKE_RUN", "second")
+    second = process("marks_and_hangs")
+    assert "1 to run" in second.stdout.readline()
+    assert second.stdout.readline() == "waiting for another run in this folder, which has 1 of the cells\n"
+    assert not (tmp_path.parent / f"{tmp_path.name}-marks").exists()
+    first.kill()
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 0, output
+    assert [run for _, run in marks()] == ["second"]
+
+
+def test_a_run_that_waits_for_another_can_be_interrupted(process, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_RUN", "first")
+    first = process("marks_and_hangs")
+    wait_for(lambda: len(pids_of_run(tmp_path)) == 1, first)
+    second = process("marks_and_hangs")
+    assert "1 to run" in second.stdout.readline()
+    assert "waiting for another run" in second.stdout.readline()
+    second.send_signal(signal.SIGINT)
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 130, output
+    assert output.splitlines()[-1] == "left 1"
+
+
+def test_an_edited_suite_keeps_what_is_unchanged_runs_what_is_new_and_names_what_is_left(runs):
+    before = runs.run(make_suite("ok", arms=("laser", "lance"), seeds=(0, 1)))
+    assert before.leftovers == []
+    after = runs.run(make_suite("ok", arms=("laser", "gale"), seeds=(0, 1)))
+    assert after.ran == 2
+    assert statuses(after) == ["ok"] * 4
+    assert after.leftovers == sorted(cell.key for cell in before.selected if cell.arm == "lance")
+    again = runs.run(make_suite("ok", arms=("laser", "lance"), seeds=(0, 1)))
+    assert (again.ran, statuses(again)) == (0, ["ok"] * 4)
+
+
+@pytest.mark.parametrize("room", [0, 3000], ids=["no room", "room for what is small"])
+def test_on_a_full_disk_a_cell_fails_with_that_reason_and_what_was_there_stays(runs, monkeypatch, room):
+    suite = make_suite("ok", "has_a_long_curve")
+    outcome = runs.run(suite)
+    first, second = (runs.results / "fake" / "cells" / f"{cell.key}.json" for cell in outcome.selected)
+    second.unlink()
+    kept = first.read_bytes()
+    # A limit on the size of files, for this process and not for cells: the system itself breaks off a write.
+    write = Store.save
+
+    def save(store, result):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            return write(store, result)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save", save)
+        outcome = runs.run(suite)
+    assert statuses(outcome) == ["ok", "failed"]
+    failed = outcome.results[outcome.selected[1].key]
+    assert failed.reason == "its record, of a cell that ended ok, can't be written: File too large"
+    assert first.read_bytes() == kept
+    stored = runs.store.results(cell.key for cell in outcome.selected)
+    assert [result.status for result in stored.values()] == (["ok", "failed"] if room else ["ok"])
+    assert [found.name for found in first.parent.iterdir() if found.name.startswith(".")] == []
+    assert statuses(runs.run(suite, rerun="failed")) == ["ok", "ok"]

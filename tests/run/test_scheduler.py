@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,8 +12,11 @@ import pytest
 
 from compbench.measure.allocator import REUSE
 from compbench.run.affinity import own_cores
+from compbench.run.cell_process import Limits, cell_command
 from compbench.run.ending import result_of
-from compbench.run.scheduler import Ended, Scheduler, Started, cell_command
+from compbench.run.executor import Ended, Started
+from compbench.run.pending import Pending
+from compbench.run.scheduler import Scheduler
 from compbench.run.slots import Slot
 from compbench.suite.cell import Measuring
 from tests.run import fake_cells
@@ -25,20 +29,22 @@ class Bench:
     """A scheduler over fake cells, with the folders that it needs."""
 
     def __init__(self, folder):
-        self.work, self.logs = folder / "work", folder / "logs"
-        self.work.mkdir()
+        self.logs = folder / "logs"
         self.logs.mkdir()
 
     def log(self, key):
         return self.logs / f"{key}.log"
 
-    def scheduler(self, slots=ONE_SLOT, timeout=60.0, grace=5.0, command=fake_cells.command):
-        return Scheduler(slots, self.work, self.log, timeout, command, grace)
+    def scheduler(self, slots=ONE_SLOT, timeout=60.0, grace=5.0, memory=None, command=fake_cells.command):
+        return Scheduler(slots, Limits(timeout, grace, memory), command)
 
-    def results(self, *cells, timeout=60.0, **settings):
-        with self.scheduler(timeout=timeout, **settings) as scheduler:
-            ended = [event for event in scheduler.run(cells) if isinstance(event, Ended)]
-        return [result_of(event, self.log(event.cell.key), "machine", timeout) for event in ended]
+    def results(self, *cells, timeout=60.0, memory=None, **settings):
+        with self.scheduler(timeout=timeout, memory=memory, **settings) as scheduler:
+            ended = [event for event in scheduler.run(Pending(cells), self.log) if isinstance(event, Ended)]
+        return [
+            result_of(event.cell, event.end, self.log(event.cell.key), "machine", Limits(timeout, 5.0, memory))
+            for event in ended
+        ]
 
     def result(self, does, **settings):
         return self.results(make_cell(does), **settings)[0]
@@ -116,13 +122,63 @@ def test_a_cell_that_ignores_sigterm_is_killed_after_the_grace(bench):
     assert 1.8 <= result.seconds < 6
 
 
-@pytest.mark.parametrize(("does", "status"), [("leaves_child_behind", "ok"), ("hangs_with_child", "timeout")])
-def test_no_process_of_a_cell_outlives_it(bench, does, status):
-    result = bench.result(does, timeout=3.0, grace=0.2)
+@pytest.mark.parametrize(
+    ("does", "status", "processes"),
+    [
+        ("leaves_child_behind", "ok", 1),
+        ("leaves_daemon_behind", "ok", 1),
+        ("hangs_with_child", "timeout", 2),
+        ("hangs_in_native_code", "timeout", 3),
+    ],
+)
+def test_no_process_of_a_cell_outlives_it(bench, does, status, processes):
+    timeout = 2.0 if status == "timeout" else 60.0
+    result = bench.result(does, timeout=timeout, grace=0.2)
     pids = pids_in(bench.log(result.key))
     assert result.status == status
-    assert pids
+    assert len(pids) == processes
+    assert not any(map(is_alive, pids))
+
+
+def test_a_memory_limit_holds_and_what_it_ends_is_out_of_memory(bench):
+    limited = bench.result("takes_memory", memory=500 * 10**6)
+    assert (limited.status, limited.reason, limited.statistics) == ("oom", "MemoryError", {"kept": 60 * 10**6})
+    assert bench.result("takes_memory").statistics == {"kept": 60 * 10**6 + 10**9}
+
+
+def test_a_process_that_dies_with_its_memory_used_up_is_out_of_memory(bench):
+    (result,) = bench.results(make_cell("dies_of_memory", measuring=Measuring(allocator="default")), memory=10**9)
+    assert result.status == "oom"
+    assert re.fullmatch(
+        r"killed by SIGABRT \(Aborted\), when it had had (9\d+\.\dM|1\.0G)B of the 1\.0GB that it may have",
+        result.reason,
+    )
+    assert bench.result("segfaults", memory=10**9).status == "crashed"
+
+
+def test_a_guard_that_is_killed_takes_its_cell_with_it(bench):
+    cell = make_cell("hangs_in_native_code")
+    with bench.scheduler() as scheduler:
+        events = scheduler.run(Pending([cell]), bench.log)
+        next(events)
+        killer = threading.Thread(target=_kill_the_last, args=(bench.log(cell.key),))
+        killer.start()
+        ended = next(events)
+        killer.join()
+    pids = pids_in(bench.log(cell.key))
+    assert (ended.end.exit_status, ended.end.interrupted) == (-signal.SIGKILL, False)
+    assert len(pids) == 3
     assert all_end(pids)
+
+
+def _kill_the_last(log):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        pids = pids_in(log) if log.exists() else []
+        if len(pids) == 3:
+            os.kill(pids[-1], signal.SIGKILL)
+            return
+        time.sleep(0.02)
 
 
 def test_one_bad_cell_takes_no_other_with_it(bench):
@@ -149,7 +205,7 @@ def test_a_slot_takes_one_cell_at_a_time(bench, count):
 def test_cells_start_in_their_order(bench):
     cells = [make_cell("ok", seed=seed) for seed in range(3)]
     with bench.scheduler() as scheduler:
-        started = [event.cell.seed for event in scheduler.run(cells) if isinstance(event, Started)]
+        started = [event.cell.seed for event in scheduler.run(Pending(cells), bench.log) if isinstance(event, Started)]
     assert started == [0, 1, 2]
 
 
@@ -186,7 +242,7 @@ def test_the_users_own_allocator_settings_hold(bench, monkeypatch):
 
 def test_sigkill_while_the_oom_killer_was_at_work_is_oom(bench, monkeypatch):
     kills = iter([7, 8])
-    monkeypatch.setattr("compbench.run.scheduler.kill_count", lambda: next(kills))
+    monkeypatch.setattr("compbench.run.cell_process.kill_count", lambda: next(kills))
     result = bench.result("kills_itself")
     assert (result.status, result.reason) == ("oom", "killed by the kernel's out-of-memory killer")
 
@@ -194,14 +250,14 @@ def test_sigkill_while_the_oom_killer_was_at_work_is_oom(bench, monkeypatch):
 @pytest.mark.parametrize(("does", "status"), [("ignores_sigterm", "timeout"), ("segfaults", "crashed")])
 def test_another_end_while_the_oom_killer_was_at_work_is_not_oom(bench, monkeypatch, does, status):
     kills = iter(range(10))
-    monkeypatch.setattr("compbench.run.scheduler.kill_count", lambda: next(kills))
+    monkeypatch.setattr("compbench.run.cell_process.kill_count", lambda: next(kills))
     assert bench.result(does, timeout=1.5, grace=0.1).status == status
 
 
 def test_leaving_early_ends_every_process(bench):
     with bench.scheduler() as scheduler:
         cell = make_cell("hangs_with_child")
-        events = scheduler.run([cell])
+        events = scheduler.run(Pending([cell]), bench.log)
         next(events)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
         with pytest.raises(InterruptedError):
@@ -228,7 +284,7 @@ def _raise_on_sigusr1(events, log):
 def test_signal_handlers_are_given_back(bench):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with bench.scheduler() as scheduler:
-        list(scheduler.run([make_cell("ok")]))
+        list(scheduler.run(Pending([make_cell("ok")]), bench.log))
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 

@@ -72,7 +72,8 @@ def test_patterns_that_together_match_nothing_are_an_error():
     ("rerun", "expected"),
     [
         ("missing", {"missing"}),
-        ("failed", {"missing", "failed", "oom", "timeout", "crashed", "diverged", "unsupported"}),
+        ("failed", {"missing", "skipped", "failed", "oom", "timeout", "crashed", "diverged", "unsupported"}),
+        ("oom", {"missing", "oom", "skipped"}),
         ("all", {"missing", "ok", "skipped", "failed", "oom", "timeout", "crashed", "diverged", "unsupported"}),
     ],
 )

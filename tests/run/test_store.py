@@ -85,10 +85,12 @@ def test_a_record_of_the_first_version_keeps_its_key_and_what_it_does_not_know_i
     result = store.result(key)
     assert warnings == []
     assert result.cell.key == key
-    assert (result.schema_version, result.time.ratio) == (1, 1.5)
+    assert (result.schema_version, result.time.ratio) == (SCHEMA_VERSION, 1.5)
+    assert (store.inspect(key).schema_version, store.inspect(key).sealed) == (1, False)
     assert (result.environment, result.arithmetic, result.time.phases) == (None, None, {})
     assert (result.time.page_faults, result.time.uncompressed_page_faults) == (None, None)
     assert store.save(result) == result
+    assert (store.inspect(key).schema_version, store.inspect(key).sealed) == (SCHEMA_VERSION, True)
 
 
 def test_the_allocator_is_part_of_a_key_only_where_it_is_not_the_usual_one():
@@ -152,6 +154,105 @@ def test_an_edited_record_is_missing_and_reported(store, warnings, edit):
     assert len(warnings) == 1
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"solved": 0.25', '"solved": 0.26'),
+        ("[1.0, 0.5]", "[1.0, 0.4]"),
+        ('"status": "ok"', '"status": "oom"'),
+        ('"reason": ""', '"reason": " "'),
+        ('"seed": 0', '"seed": 0 '),
+    ],
+)
+def test_an_edit_after_which_a_record_is_still_valid_is_found(store, warnings, old, new):
+    result = make_result(metrics={"solved": 0.25}, loss_curve=[1.0, 0.5])
+    store.save(result)
+    path = path_of(store, result)
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    assert store.result(result.key) is None
+    assert len(warnings) == 1
+    assert "its content is not what was written: the checksum is wrong" in warnings[0]
+    path.write_text(text)
+    assert store.result(result.key) == result
+
+
+def test_a_checksum_can_be_neither_changed_nor_left_out(store, warnings):
+    result = make_result()
+    store.save(result)
+    path = path_of(store, result)
+    content = json.loads(path.read_text())
+    path.write_text(path.read_text().replace(content["checksum"], "0" * 64))
+    assert store.result(result.key) is None
+    del content["checksum"]
+    path.write_text(json.dumps(content))
+    assert store.result(result.key) is None
+    assert [warning.rpartition(" ")[2] for warning in warnings] == ["wrong", "missing"]
+
+
+def test_other_ends_of_lines_are_no_edit(store):
+    result = make_result(log_tail=["a\r\nb"])
+    store.save(result)
+    path = path_of(store, result)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert store.result(result.key) == result
+
+
+def test_an_edited_suite_record_is_missing_and_reported(store, warnings):
+    store.save_suite(SuiteRecord(name="fake", keys=["a", "b"]))
+    path = store.directory / "suite.json"
+    path.write_text(path.read_text().replace('["a", "b"]', '["a"]'))
+    assert store.suite() is None
+    assert len(warnings) == 1
+
+
+def test_a_suite_record_of_the_first_version_is_read(store):
+    (store.directory / "suite.json").write_text('{"schema_version": 1, "name": "fake", "keys": ["a"], "command": "c"}')
+    assert store.suite() == SuiteRecord(name="fake", keys=["a"], command="c")
+
+
+def test_published_records_are_readable_one_by_one():
+    results = Path(__file__).parents[2] / "results"
+    for cells in results.glob("**/cells"):
+        store = Store(cells.parent, pytest.fail)
+        assert store.suite() is not None
+        assert len(store.results(store.keys())) == len(list(cells.iterdir())) > 0
+
+
+def test_records_of_cells_that_the_suite_has_no_more_are_named(store):
+    kept, gone = make_result(0), make_result(1)
+    store.save(kept)
+    store.save(gone)
+    lost = store.checkpoint_path("lost-d4-s0-000000000000")
+    lost.parent.mkdir()
+    lost.write_bytes(b"")
+    assert store.leftovers([kept.key]) == sorted([gone.key, lost.stem])
+    assert store.leftovers([kept.key, gone.key, lost.stem]) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "stays"), [("ok", False), ("diverged", False), ("crashed", True), ("timeout", True)]
+)
+def test_a_checkpoint_goes_when_there_is_nothing_left_to_train(store, status, stays):
+    result = make_result(status=status)
+    path = store.checkpoint_path(result.key)
+    path.parent.mkdir()
+    path.write_bytes(b"half a training")
+    store.save(result)
+    assert path.exists() == path.parent.exists() == stays
+
+
+def test_what_killed_writers_left_behind_is_removed_when_it_is_nobodys_any_more(store, tmp_path):
+    old, young = (store.directory / "cells" / f".{name}.json.0a1b2c3d.tmp" for name in ("old", "young"))
+    for path in (old, young):
+        path.write_text("{")
+    os.utime(old, (0, 0))
+    Store.create(tmp_path, "fake")
+    assert (old.exists(), young.exists()) == (False, True)
+    assert store.keys() == []
+
+
 def test_bytes_that_are_not_text_are_missing_and_reported(store, warnings):
     result = make_result()
     path_of(store, result).write_bytes(b"\xff\xfe\x00")
@@ -170,8 +271,14 @@ def test_another_cells_record_under_this_name_is_not_trusted(store, warnings):
 def test_a_newer_schema_is_an_error_that_says_what_to_do(store):
     result = make_result()
     store.save(result.model_copy(update={"schema_version": SCHEMA_VERSION + 1}))
-    with pytest.raises(StoreError, match=r"newer compbench \(schema 3; this one reads up to 2\): upgrade"):
+    path = path_of(store, result)
+    before = path.read_text().replace('"written_by": "compbench 0.1.0"', '"written_by": "compbench 9.1.0"')
+    path.write_text(before)
+    with pytest.raises(StoreError, match=r"needs compbench 9\.1\.0 or newer: it has schema 4, and .* reads up to 3"):
         store.result(result.key)
+    path.write_text('{"schema_version": 4}')
+    with pytest.raises(StoreError, match=r"needs a newer compbench: it has schema 4"):
+        store.results([result.key])
 
 
 def test_the_folder_of_the_users_plugins_is_not_published(store):
@@ -185,7 +292,7 @@ def test_the_folder_of_the_users_plugins_is_not_published(store):
 def test_each_field_is_one_line(store):
     result = make_result(loss_curve=[0.5] * 1000)
     store.save(result)
-    assert len(path_of(store, result).read_text().splitlines()) == len(CellResult.model_fields) + 2
+    assert len(path_of(store, result).read_text().splitlines()) == len(CellResult.model_fields) + 4
 
 
 def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
@@ -210,14 +317,6 @@ def test_a_suite_name_that_leads_elsewhere_is_an_error(tmp_path, name):
         Store.create(tmp_path, name)
 
 
-def test_two_runs_dont_share_a_folder(store, tmp_path):
-    refused = pytest.raises(StoreError, match="in use by another run")
-    with store.lock(), refused, Store.create(tmp_path, "fake").lock():
-        pytest.fail("the lock was given twice")
-    with Store.create(tmp_path, "fake").lock():
-        pass
-
-
 def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "record.json"
     write_atomically(path, "before")
@@ -237,7 +336,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
     script = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from compbench.run.store import write_atomically
+        from compbench.run.files import write_atomically
         print("writing", flush=True)
         while True:
             for letter in "ab":

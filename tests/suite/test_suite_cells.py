@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compbench.suite.cell import Cell
+from compbench.suite.cell import Cell, PluginReference
 from tests.suite.conftest import SUITE, Bench
 
 
@@ -150,3 +150,12 @@ def test_keys_of_strategies_by_site_depend_on_the_source_of_each(tmp_path) -> No
     after = keys(bench, BY_SITE)
     assert len(before) == len(after) == 8
     assert len(before & after) == 4
+
+
+def test_a_copy_of_a_cell_has_its_own_key_and_a_known_key_makes_no_cell_another() -> None:
+    cell = Cell(suite="a", arm="a", depth=4, seed=0, workload=PluginReference(name="w"), strategy=())
+    assert cell == cell.model_copy()
+    assert cell.key != cell.model_copy(update={"seed": 1}).key
+    assert cell == cell.model_copy()
+    assert cell.key == cell.model_copy(update={"suite": "b"}).key
+    assert Cell.model_validate_json(cell.model_dump_json()) == cell

@@ -12,7 +12,8 @@ from compbench.suite import load_suite, shipped_suites
 from tests.suite.conftest import SUITE, Bench
 
 KEYS = (
-    "arms, capture, description, device, margins, matrix, measuring, name, threads, timeout_seconds, training, workload"
+    "arms, capture, checkpoint_minutes, description, device, executor, margins, matrix, measuring, memory_limit, name, "
+    "threads, timeout_seconds, training, workload"
 )
 
 
@@ -229,6 +230,17 @@ BAD = {
     "device_unknown": (SUITE + "device: tpu\n", "10: device is 'tpu': no such device here (available: cpu"),
     "device_number": (SUITE + "device: 0\n", "10: device is 0 (allowed: a string or null)"),
     "threads": (SUITE + "threads: 0\n", "10: threads is 0 (allowed: an integer >= 1 or null)"),
+    "memory_limit": (SUITE + "memory_limit: lots\n", "10: memory_limit is 'lots'"),
+    "memory_limit_small": (
+        SUITE + "memory_limit: 100MB\n",
+        "10: memory_limit is '100MB': torch alone takes a good part of that (allowed: 1GB or more)",
+    ),
+    "executor": (
+        SUITE + "executor:\n  local:\n    jobs: 0\n",
+        "12: executor: local.jobs is 0 (allowed: an integer >= 1 or null)",
+    ),
+    "executor_unknown": (SUITE + "executor:\n  cloud: {}\n", "11: executor: unknown field 'cloud'"),
+    "checkpoints": (SUITE + "checkpoint_minutes: -1\n", "10: checkpoint_minutes is -1 (allowed: a number >= 0"),
     "timeout": (SUITE + "timeout_seconds: -1\n", "10: timeout_seconds is -1 (allowed: a number > 0 or null)"),
 }
 
@@ -344,13 +356,16 @@ def test_everything_of_a_suite_arrives(bench: Bench) -> None:
         SUITE
         + "description: Mazes, small.\ntraining: {steps: 30, learning_rate: 1e-3, betas: [0.9, 1]}\n"
         + "measuring: {time_pairs: 0}\ncapture: {attention: raw}\nmargins: {solved: 0.05, token_accuracy: 5e-3}\n"
-        + "device: cpu\nthreads: 2\ntimeout_seconds: 3600\n"
+        + "device: cpu\nthreads: 2\ntimeout_seconds: 3600\ncheckpoint_minutes: 0.5\n"
+        + "memory_limit: 8GB\nexecutor: {local: {jobs: 3}}\n"
     )
     assert suite.description == "Mazes, small."
     assert (suite.training.steps, suite.training.learning_rate, suite.training.betas) == (30, 0.001, (0.9, 1.0))
     assert (suite.measuring.time_pairs, suite.capture.attention) == (0, "raw")
     assert suite.margins == {"solved": 0.05, "token_accuracy": 0.005}
     assert (suite.device, suite.threads, suite.timeout_seconds) == ("cpu", 2, 3600.0)
+    assert suite.checkpoint_minutes == 0.5
+    assert (suite.memory_limit, suite.executors.local.jobs) == (8 * 10**9, 3)
     assert suite.path == str(bench.folder / "suite.yaml")
     assert suite.matrix == {"depth": [2, 4], "seed": [0, 1]}
 
@@ -436,3 +451,14 @@ def test_a_device_that_is_asked_for_replaces_the_files_own(bench: Bench) -> None
     assert load_suite(path, bench.registry, device="cpu").device == "cpu"
     with pytest.raises(SettingsError, match=r"no device 'cuda:99' here \(available: cpu"):
         load_suite(path, bench.registry, device="cuda:99")
+
+
+def test_a_cluster_may_have_a_gpu_that_this_machine_has_not(bench: Bench) -> None:
+    path = bench.folder / "elsewhere.yaml"
+    path.write_text(SUITE + "device: cuda\n")
+    assert load_suite(path, bench.registry, elsewhere=True).device == "cuda"
+    path.write_text(SUITE + "device: cuda:0\n")
+    with pytest.raises(SuiteError, match=r"not to be had from a cluster \(allowed: cpu, cuda\)"):
+        load_suite(path, bench.registry, elsewhere=True)
+    with pytest.raises(SettingsError, match=r"no device 'tpu' on a cluster \(available: cpu, cuda\)"):
+        load_suite(path, bench.registry, device="tpu", elsewhere=True)

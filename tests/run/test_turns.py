@@ -1,0 +1,53 @@
+"""Times are taken beside no other cell on the same cores."""
+
+import pytest
+
+from compbench.run.slots import Slot
+from compbench.run.turns import lock_files
+from tests.run.fake_suites import make_cell
+from tests.run.test_scheduler import Bench
+
+
+@pytest.fixture(autouse=True)
+def _own_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def spans(result):
+    figures = result.statistics
+    return [(figures[f"began {step}"], figures[f"ended {step}"]) for step in range(len(figures) // 2)]
+
+
+def side_by_side(tmp_path, *slots):
+    """A cell that trains, and two that take times, each on its slot."""
+    cells = [make_cell("trains_in_steps"), make_cell("takes_times"), make_cell("takes_times", seed=1)]
+    results = {result.cell.key: result for result in Bench(tmp_path).results(*cells, slots=slots)}
+    training, *timings = (spans(results[cell.key]) for cell in cells)
+    return training, [timing[0] for timing in timings]
+
+
+def overlap(one, other):
+    return max(0.0, min(one[1], other[1]) - max(one[0], other[0]))
+
+
+def test_on_the_same_cores_times_are_taken_alone_and_training_goes_on_before_and_after(tmp_path):
+    training, timings = side_by_side(tmp_path, Slot("a", 1), Slot("b", 1), Slot("c", 1))
+    assert overlap(*timings) == 0
+    for timing in timings:
+        assert all(overlap(step, timing) == 0 for step in training)
+        assert training[0][0] < timing[0]
+        assert timing[1] < training[-1][1]
+
+
+def test_on_other_cores_nobody_waits(tmp_path, monkeypatch):
+    # Cores that the process is not moved to, so that any machine has them.
+    monkeypatch.setattr("compbench.run.affinity.os.sched_setaffinity", lambda *arguments: None, raising=False)
+    training, timings = side_by_side(tmp_path, *(Slot(str(core), 1, cores=(core,)) for core in range(3)))
+    for timing in timings:
+        assert any(overlap(step, timing) for step in training)
+
+
+def test_a_gpu_is_shared_by_its_name():
+    one, other = lock_files(Slot("gpu 0", 1, gpu="0", cores=(0,))), lock_files(Slot("gpu 1", 1, gpu="1", cores=(1,)))
+    assert not set(one) & set(other)
+    assert set(lock_files(Slot("x", 1, gpu="0", cores=(1,)))) & set(one) == {one[-2], one[-1]}
