@@ -66,5 +66,22 @@ def _ray(request: ExecutorRequest) -> Executor:
     )
 
 
+def _slurm(request: ExecutorRequest) -> Executor:
+    from compbench.run.slurm_executor import SlurmExecutor
+
+    suite = request.suite
+    on_gpu = suite.device.partition(":")[0] == "cuda"
+    return SlurmExecutor(
+        suite.name,
+        suite.executors.slurm,
+        on_gpu,
+        suite.threads,
+        request.limits,
+        request.jobs,
+        request.command,
+        request.checkpointing,
+    )
+
+
 # Each imports its own package when it is called: nobody needs Ray to run a suite at home.
-_MAKERS: Mapping[ExecutorName, Callable[[ExecutorRequest], Executor]] = {"local": _local, "ray": _ray}
+_MAKERS: Mapping[ExecutorName, Callable[[ExecutorRequest], Executor]] = {"local": _local, "ray": _ray, "slurm": _slurm}

@@ -91,10 +91,8 @@ class Guard:
     def take_turns(self) -> None:
         """Takes a share in the cell's cores, which is the cell's from then on; waits while another takes its times."""
         files = [os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for file in self.settings["turns"]]
-        for wanted, used in zip(files[::2], files[1::2]):  # noqa: B905 - they are pairs
-            fcntl.flock(wanted, fcntl.LOCK_SH)
+        for used in files[1::2]:  # Not behind one that waits: another that hangs would keep every cell from starting.
             fcntl.flock(used, fcntl.LOCK_SH)
-            fcntl.flock(wanted, fcntl.LOCK_UN)
         self.turns = files
 
     def on_stop(self, number: int, frame: object) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from pathlib import Path
 
 from compbench.run.affinity import own_cores
 from compbench.run.slots import Slot
+
+PATIENCE_SECONDS = 60.0
+"""How long a cell waits for others to pause; one that hangs must not hold up all others."""
 
 HELD = "COMPBENCH_TURNS"
 """The variable that tells a cell's process the numbers of its open lock files, in pairs."""
@@ -84,8 +88,11 @@ class Turns:
         self._let_go()
         for wanted in self.wanted:
             fcntl.flock(wanted, fcntl.LOCK_EX)
-        for used in self.used:
-            fcntl.flock(used, fcntl.LOCK_EX)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        if not all(_taken(used, deadline) for used in self.used):
+            print(
+                f"another cell on the same cores did not pause within {PATIENCE_SECONDS:g} s: times are taken beside it"
+            )
         try:
             yield
         finally:
@@ -98,3 +105,15 @@ class Turns:
     def _let_go(self) -> None:
         for used in self.used:
             fcntl.flock(used, fcntl.LOCK_UN)
+
+
+def _taken(file: int, deadline: float) -> bool:
+    """Whether the file could be locked for this process alone; the kernel has no such wait with an end."""
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)

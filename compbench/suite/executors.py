@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ExecutorName = Literal["local", "ray"]
+ExecutorName = Literal["local", "ray", "slurm"]
 """The names that ``--executor`` takes, which are the fields of :class:`Executors`."""
 
 
@@ -37,6 +37,30 @@ class RaySettings(BaseModel):
     runtime_env: dict[str, Any] = Field({}, description="Ray's runtime environment, such as {pip: [einops]}")
 
 
+class SlurmSettings(BaseModel):
+    """Cells as jobs of Slurm, by submitit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    partition: str | None = Field(None, description="partition; by default Slurm's own")
+    minutes: int | None = Field(None, ge=1, description="time of a job; by default 5 more than timeout_seconds")
+    cpus: int | None = Field(None, ge=1, description="CPUs of a job; by default the suite's threads, or 1")
+    gpus: int | None = Field(None, ge=0, description="GPUs of a job; by default 1 on cuda, and none on cpu")
+    memory_gb: float | None = Field(None, gt=0, description="memory of a job; by default Slurm's own")
+    account: str | None = Field(None, description="whom the time is charged to")
+    qos: str | None = Field(None, description="quality of service")
+    constraint: str | None = Field(None, description="features that a node must have")
+    jobs: int | None = Field(
+        None,
+        ge=1,
+        description="most jobs in the queue at a time; by default 100, or on this machine what its cores allow",
+    )
+    setup: list[str] = Field([], description="lines of the job's script before the cell, such as 'module load cuda'")
+    sbatch: dict[str, Any] = Field({}, description="further options of sbatch, such as {mail-type: END}")
+    folder: str = Field("slurm-jobs", description="where jobs leave their results; all nodes must see it")
+    cluster: Literal["slurm", "local"] = Field("slurm", description="local: processes of this machine, to try it out")
+
+
 class Executors(BaseModel):
     """The settings of each executor."""
 
@@ -44,3 +68,4 @@ class Executors(BaseModel):
 
     local: LocalSettings = LocalSettings()
     ray: RaySettings = RaySettings()
+    slurm: SlurmSettings = SlurmSettings()

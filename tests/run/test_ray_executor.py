@@ -1,7 +1,6 @@
 """Suites on a Ray cluster: three nodes on this machine, of which some are killed."""
 
 import contextlib
-import io
 import signal
 import socket
 import subprocess
@@ -16,44 +15,18 @@ import pytest
 from compbench.errors import SettingsError
 from compbench.run.cell_process import Limits
 from compbench.run.executors import ExecutorRequest, make_executor
-from compbench.run.progress import Progress
 from compbench.run.runner import RunOptions, SuiteRunner
 from compbench.suite.executors import Executors, RaySettings
 from tests.run import fake_cells
 from tests.run.comparing import work_in
 from tests.run.fake_suites import FakeRegistry, all_end, make_suite
+from tests.run.ray_cluster import ThreeNodes
+from tests.run.watched import Watched
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"object_store_memory": 80_000_000, "include_dashboard": False}
-
-
-class ThreeNodes:
-    """A cluster of three nodes that take one cell each; what was killed is replaced before the next test."""
-
-    def __init__(self):
-        from ray.cluster_utils import Cluster
-
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
-        self.nodes = []
-        self.make_whole()
-
-    @property
-    def address(self):
-        return self.cluster.address
-
-    def make_whole(self):
-        while len(self.nodes) < 3:
-            self.nodes.append(self.cluster.add_node(num_cpus=1, wait=False, **SMALL))
-        self.cluster.wait_for_nodes()
-
-    def kill(self, place):
-        """Kills the node of a place as the display calls it, with all that runs there."""
-        (node,) = (node for node in self.nodes if place.endswith(f" {node.node_id[:6]}"))
-        self.nodes.remove(node)
-        self.cluster.remove_node(node, allow_graceful=False)
 
 
 @pytest.fixture(scope="module")
@@ -78,29 +51,6 @@ def cluster(running_cluster, signatures):
     signatures.write_text("")
     running_cluster.make_whole()
     return running_cluster
-
-
-class Watched(Progress):
-    """Keeps where cells run, and does something when the n-th has ended."""
-
-    def __init__(self, plan, ended=0, do=None):
-        super().__init__(plan, io.StringIO())
-        self.ended, self.do, self.places, self.lost = ended, do, {}, []
-
-    def started(self, cell, place):
-        super().started(cell, place)
-        self.places[cell.key] = place
-
-    def again(self, cell, why):
-        super().again(cell, why)
-        self.lost.append((cell.key, why))
-
-    def finished(self, result):
-        super().finished(result)
-        self.places.pop(result.key, None)
-        self.ended -= 1
-        if self.ended == 0:
-            self.do(self)
 
 
 def run(address, results, suite, show=Watched, registry=None, executor="ray"):
@@ -179,7 +129,7 @@ def test_a_worker_that_dies_under_a_cell_is_lost_and_not_for_ever(cluster, tmp_p
 
 
 def start_process(address, results, deed, seeds):
-    arguments = [sys.executable, "-m", "tests.run.ray_run", address, str(results), deed, str(seeds)]
+    arguments = [sys.executable, "-m", "tests.run.cluster_run", "ray", address, str(results), deed, str(seeds)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
