@@ -324,7 +324,7 @@ class Tied(nn.Module):
 def test_in_training_weight_gradients_alone_are_touched(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = Tied().to(dtype)
-    with compress(model, RowSample(share=0.5)) as session:
+    with compress(model, RowSample(share=0.5), routes="hooks") as session:
         for step in range(3):
             x = torch.randn(8, 20, 32, generator=torch.Generator().manual_seed(step)).to(dtype).requires_grad_()
 
@@ -364,7 +364,7 @@ def test_in_a_chain_the_coefficients_of_weight_only_sites_are_sampled() -> None:
     model = Tied()
     strategy: Compressor = Chain(members=(Gale(rank=16), RowSample(share=0.5)))
     kept = []
-    with compress(model, strategy) as session:
+    with compress(model, strategy, routes="hooks") as session:
         for _ in range(3):
             with session.step():
                 model(torch.randn(8, 20, 32).requires_grad_() * 1).square().mean().backward()
