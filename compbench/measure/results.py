@@ -60,6 +60,9 @@ class Time(_Record):
         None, description="minor page faults of a compressed step, median: memory that the step paged in"
     )
     uncompressed_page_faults: int | None = None
+    alone: bool | None = Field(
+        None, description="whether other cells on the same cores or GPU had paused; false: one did not within a minute"
+    )
 
 
 class Flops(_Record):

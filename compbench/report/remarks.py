@@ -52,6 +52,9 @@ def _of_row(row: Row) -> list[str]:
         )
     if memories:
         found += _left_raw(memories[0].sites, max(result.statistics.get("rank", 0.0) for result in results))
+    disturbed = sum(result.time is not None and result.time.alone is False for result in results)
+    if disturbed:
+        found.append(f"times of {disturbed} of its {len(results)} cells were taken while another cell ran beside them")
     return found + _limits([result.statistics for result in results])
 
 

@@ -211,8 +211,9 @@ def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> 
         timed = session if session.compresses else None
         with nullcontext() if timed else session.paused():
             if cell.measuring.time_pairs:
-                with turns.alone():
-                    findings.time = measure_time(step, timed, batch, cell.measuring.time_pairs)
+                with turns.alone() as alone:
+                    found = measure_time(step, timed, batch, cell.measuring.time_pairs)
+                findings.time = found.model_copy(update={"alone": alone})
             if cell.measuring.flops:
                 findings.arithmetic = measure_arithmetic(step, timed, batch)
 

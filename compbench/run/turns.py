@@ -3,7 +3,9 @@
 A slot is, for this purpose, the cores and the GPU that a cell may use; two slots are the same where these overlap.
 Each core and GPU has two lock files. Every cell holds the second, shared, from before its process starts until it
 ends. One that takes times first takes the first file, which says that it wants to be alone, and then the second for
-itself. The others let go between two training steps, and take it again when the times are taken. No file is ever
+itself. The others let go between two training steps, and take it again when the times are taken. One that does not
+within a minute, since it hangs or its steps take longer, holds nobody up: times are then taken beside it, and the
+record says so. No file is ever
 waited for while one of a higher number is held, so that nobody waits in a circle. Locks are the kernel's: they end
 with their process, however it ends.
 
@@ -83,18 +85,23 @@ class Turns:
             fcntl.flock(wanted, fcntl.LOCK_UN)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """No other cell runs on the same cores or GPU while the context lasts; waits until the others have let go."""
+    def alone(self) -> Iterator[bool]:
+        """No other cell runs on the same cores or GPU while the context lasts; waits until the others have let go.
+
+        Yields:
+            Whether they have: one that has not after a minute is waited for no longer.
+        """
         self._let_go()
         for wanted in self.wanted:
             fcntl.flock(wanted, fcntl.LOCK_EX)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        if not all(_taken(used, deadline) for used in self.used):
+        alone = all(_taken(used, deadline) for used in self.used)
+        if not alone:
             print(
                 f"another cell on the same cores did not pause within {PATIENCE_SECONDS:g} s: times are taken beside it"
             )
         try:
-            yield
+            yield alone
         finally:
             for used in self.used:
                 fcntl.flock(used, fcntl.LOCK_SH)

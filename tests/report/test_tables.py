@@ -144,6 +144,13 @@ def test_the_table_of_times_has_dashes_where_older_records_know_nothing():
     assert set(failed[2:]) == {"-"}
 
 
+def test_times_that_were_taken_beside_another_cell_are_told_of():
+    alone, beside = (phased().model_copy(update={"alone": state}) for state in (True, False))
+    text = render(outcome([result(time=alone), result(seed=1, time=beside)]), "github")
+    assert "laser at depth 4: times of 1 of its 2 cells were taken while another cell ran beside them." in text
+    assert "beside" not in render(outcome([result(time=alone)]), "github")
+
+
 def test_csv_has_the_figures_of_both_tables():
     made = outcome([result(time=phased(), arithmetic=arithmetic())])
     assert render(made, "csv", times=True) == render(made, "csv")

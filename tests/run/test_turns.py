@@ -1,9 +1,12 @@
 """Times are taken beside no other cell on the same cores."""
 
+import fcntl
+import os
+
 import pytest
 
 from compbench.run.slots import Slot
-from compbench.run.turns import lock_files
+from compbench.run.turns import Turns, lock_files
 from tests.run.fake_suites import make_cell
 from tests.run.test_scheduler import Bench
 
@@ -41,3 +44,19 @@ def test_a_gpu_is_shared_by_its_name():
     one, other = lock_files(Slot("gpu 0", 1, gpu="0", cores=(0,))), lock_files(Slot("gpu 1", 1, gpu="1", cores=(1,)))
     assert not set(one) & set(other)
     assert set(lock_files(Slot("x", 1, gpu="0", cores=(1,)))) & set(one) == {one[-2], one[-1]}
+
+
+def test_a_cell_that_does_not_pause_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("compbench.run.turns.PATIENCE_SECONDS", 0.1)
+    wanted, used = (os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in ("wanted", "used"))
+    other = os.open(tmp_path / "used", os.O_RDWR)
+    fcntl.flock(other, fcntl.LOCK_SH)
+    with Turns([wanted], [used]).alone() as alone:
+        assert not alone
+    fcntl.flock(other, fcntl.LOCK_UN)
+    with Turns([wanted], [used]).alone() as alone:
+        assert alone
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    for descriptor in (wanted, used, other):
+        os.close(descriptor)
