@@ -48,7 +48,7 @@ def test_a_cell_records_all_its_passes() -> None:
     assert result.memory.training_peak_saved_bytes >= result.memory.saved_bytes
     assert result.time.pairs == 2
     assert set(result.time.phases) == {"forward", "backward", "update"}
-    assert result.arithmetic.ratio > 1
+    assert 0.5 < result.arithmetic.ratio < 1  # weight gradients at the rank of what was kept
     assert result.environment.threads == result.time.threads == torch.get_num_threads()
     assert 0 < result.fidelity.smallest_parameter_cosine <= result.fidelity.gradient_cosine < 1
     assert CellResult.model_validate_json(result.model_dump_json()) == result
