@@ -315,7 +315,7 @@ class Saver:
             # Counted at the site that saved it first.
             if self._modules.stack:
                 known.book.propagating |= not self._operators.weight_only
-            return Raw(tensor, self._steps, (self.ledger,), known.book)
+            return Raw(tensor, self._steps, (self.ledger, known.book.ledger), known.book)
         if book is None:
             book = self._raw_book(tensor.shape[-1] if tensor.dim() else 1, reason)
         book.reason = reason

@@ -179,9 +179,10 @@ def _rank(strategy: Compressor, site: Site, codec: Codec) -> int | None:
 
     Another codec tells, at a narrow site and of a few rows: what kind of payloads there are does not depend on these.
     """
-    rank = codec.coefficient_width()
-    if rank is None:
+    told = codec.statistics().get("rank")
+    if told is None:
         return None
+    rank = int(told)
     narrow = replace(site, width=min(site.width, 2 * rank))
     stream = torch.Generator().manual_seed(0)
     tried = strategy.codec(narrow, stream)

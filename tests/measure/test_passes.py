@@ -64,7 +64,8 @@ def parts(calls: int = 4) -> tuple[Step, Batch]:
 
 
 def session_of(step: Step, compressor: object) -> Session:
-    return Session(step.model, compressor, CaptureSettings(minimum_elements=16))
+    # Through hooks: every storage is encoded by itself, and nothing follows from another.
+    return Session(step.model, compressor, CaptureSettings(minimum_elements=16, routes="hooks"))
 
 
 def test_cosine_is_one_without_compression_and_leaves_nothing_behind() -> None:
