@@ -202,7 +202,7 @@ def test_its_reference_makes_it_again_and_knows_order_and_sources(registry: Regi
 def test_every_site_of_a_model_goes_to_its_strategy() -> None:
     model = nn.Sequential(nn.Linear(48, 192), nn.GELU(), nn.Linear(192, 48))
     strategies = {"sites": {"*": "none", "width:>=100": "int8"}}
-    with compbench.compress(model, strategies) as session:
+    with compbench.compress(model, strategies, routes="hooks") as session:
         with session.step():
             model(torch.randn(256, 48)).square().mean().backward()
         kept = {site.name: site.kept_bytes / site.raw_bytes for site in session.sites() if site.name[0] != "/"}
