@@ -161,9 +161,20 @@ def _candidates(plugins_dir: Path | None) -> Iterator[_Candidate]:
 
 
 def _entry_points() -> Iterator[_Candidate]:
-    entry_points = importlib.metadata.entry_points(group=GROUP)
-    for point in sorted(entry_points, key=lambda p: (p.dist.name if p.dist else "", p.name)):
-        source = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    # A distribution reads its whole description for its name, and again for its version, of which there are long ones.
+    known: dict[str, tuple[str, str]] = {}
+    found: list[tuple[str, str, importlib.metadata.EntryPoint]] = []
+    for point in importlib.metadata.entry_points(group=GROUP):
+        distribution, source = "", point.value
+        if point.dist is not None:
+            where = str(getattr(point.dist, "_path", id(point.dist)))
+            if where not in known:
+                metadata = point.dist.metadata
+                known[where] = metadata["Name"], metadata["Version"]
+            distribution, version = known[where]
+            source = f"{distribution} {version}"
+        found.append((distribution, source, point))
+    for _, source, point in sorted(found, key=lambda found: (found[0], found[2].name)):
         yield _Candidate(point.name, source, _module_file(point.module), point.load)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 _SECONDS = 10.0
 """For one solution: hundreds of places take so long to be sure, and are as good as solved long before."""
@@ -56,6 +55,8 @@ def _cost(places: Sequence[Choices], chosen: Sequence[int]) -> float:
 
 def _solved(places: Sequence[Choices], budget: int, limit: float) -> list[int] | None:
     """The choices of least cost among those that cost no more than ``limit`` each."""
+    from scipy.optimize import Bounds, LinearConstraint, milp  # takes half a second, of every cell of any strategy
+
     if limit <= 0:
         return None
     kept = [[n for n in _best(choices) if choices[n][1] <= limit] for choices in places]

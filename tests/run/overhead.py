@@ -80,7 +80,8 @@ def the_runners_share(folder: Path, cells: int = 100) -> None:
         (ready / cell.key).write_text(record.model_dump_json())
 
     def command(spec: Path, out: Path) -> list[str]:
-        return ["cp", str(ready / spec.name.removesuffix(".cell.json")), str(out)]
+        # Through a shell, which passes over the arguments that a cell has beside these, such as where to save a training.
+        return ["sh", "-c", 'cp "$0" "$1"', str(ready / spec.name.removesuffix(".cell.json")), str(out)]
 
     seconds: dict[str, float] = {}
     before = time.process_time()
