@@ -328,6 +328,12 @@ class View:
         """Shape, strides and offset of the tensor in its storage."""
         return self._shape, self._stride, self._offset
 
+    def is_all_of(self, place: Place) -> bool:
+        """Whether a tensor in this place has the elements of this one, in their order, in rows of the same width."""
+        shape, stride, offset = place
+        same = shape[-1:] == self._shape[-1:] and shape.numel() == self._shape.numel()
+        return same and not offset and _contiguous(shape, stride)
+
     def whole_payload(self) -> Payload | None:
         """The payload, where the tensor is all of its rows in their order and can be computed with unrebuilt; or None.
 

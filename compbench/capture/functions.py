@@ -1,6 +1,7 @@
 """Norms and gated units that keep less than torch's, with the same values in the forward pass.
 
-Their gradients are those of torch's at the values that were kept, up to rounding.
+Their gradients are those of torch's at the values that were kept, up to rounding. A norm with a weight or a bias is one
+without and :func:`scale_and_shift`, whose values are those of torch's up to rounding.
 """
 
 from __future__ import annotations
@@ -39,10 +40,7 @@ class RmsNorm(torch.autograd.Function):
             along = torch.linalg.vecdot(of_y, y).unsqueeze(-1) / width
             gradient = torch.addcmul(of_y, y, along, value=-1)
             gradient = gradient * r if torch.is_grad_enabled() else gradient.mul_(r)
-        if of_r is not None:
-            through = y * (r.square() * of_r / -width)
-            gradient = through if gradient is None else gradient + through
-        return gradient, None, None
+        return _with_gradient_of_scale(gradient, y, r, of_r), None, None
 
 
 class LayerNorm(torch.autograd.Function):
@@ -71,10 +69,22 @@ class LayerNorm(torch.autograd.Function):
             gradient = torch.addcmul(of_y, y, along, value=-1)
             mean = of_y.mean(-1, keepdim=True)
             gradient = (gradient - mean) * r if torch.is_grad_enabled() else gradient.sub_(mean).mul_(r)
-        if of_r is not None:
-            through = y * (r.square() * of_r / -width)
-            gradient = through if gradient is None else gradient + through
-        return gradient, None, None
+        return _with_gradient_of_scale(gradient, y, r, of_r), None, None
+
+
+def _with_gradient_of_scale(gradient: Tensor | None, y: Tensor, r: Tensor, of_r: Tensor | None) -> Tensor | None:
+    """The gradient of a norm's input with what comes to it through ``r``, whose derivative is ``-r^2 y / D``."""
+    if of_r is None:
+        return gradient
+    through = y * (r.square() * of_r / -y.shape[-1])
+    return through if gradient is None else gradient + through
+
+
+def scale_and_shift(rows: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """``rows * weight + bias`` with a weight and a bias ``(D,)``, as a norm ends; not both may be None."""
+    if bias is None:
+        return rows * weight
+    return rows + bias if weight is None else torch.addcmul(bias, rows, weight)
 
 
 class GatedUnit(torch.autograd.Function):

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from compbench.capture.attention import can_recompute, recomputed_attention
+from compbench.capture.functions import scale_and_shift
 from compbench.capture.recompute import Recomputer
-from compbench.capture.route import ACTIVATIONS, ROUTED, Route
+from compbench.capture.route import ACTIVATIONS, NORMS, ROUTED, Route
 from compbench.capture.settings import Attention
 from compbench.capture.special import describe_special
 from compbench.capture.weights import Weights
@@ -77,6 +78,18 @@ class OperatorTracker(TorchFunctionMode):
         if not torch.is_grad_enabled() or not self._active():
             return func(*args, **kwargs) if kwargs else func(*args)
         name = getattr(func, "__name__", "")
+        if name in NORMS and self.route is not None:
+            parted = self.route.without_scale(name, args, kwargs or {})
+            if parted is not None:
+                rest, weight, bias = parted
+                rows = self._operate(name, func, rest, None)
+                return self._operate(scale_and_shift.__name__, scale_and_shift, (rows, weight, bias), None)
+        return self._operate(name, func, args, kwargs)
+
+    def _operate(
+        self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> Any:
+        """Runs an operator as the session does, and notes what is to be known of it."""
         recomputer = self.recomputer
         if recomputer is not None and recomputer.concerns(name):
             output = recomputer.run(name, func, args, kwargs or {}, self._run)

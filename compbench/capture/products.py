@@ -17,6 +17,7 @@ from torch import Tensor
 
 from compbench.capture.entry import View
 from compbench.capture.handing import Handle, handed_over
+from compbench.capture.recipes import Recomputed, ScaledRows
 from compbench.capture.weight_gradients import WeightGradient, sum_of
 
 AT_RANK = "at the rank of what was kept"
@@ -81,18 +82,25 @@ class Linear(torch.autograd.Function):
 
 def _add_linear(total: WeightGradient, kept: Handle, grad_output: Tensor, ways: Counter[str]) -> None:
     """Adds a call's share ``dY^T X`` of a weight gradient, ``dY`` being ``(N, M)``."""
-    payload = kept.whole_payload() if isinstance(kept, View) else None
+    found = kept.scaled_rows() if isinstance(kept, Recomputed) else None
+    if isinstance(kept, View):
+        found = ScaledRows(kept)
+    payload = None if found is None else found.rows.whole_payload()
     factors = None if payload is None else payload.factors()
-    if payload is None or (factors is not None and dearer_at_rank(kept, *factors, grad_output.shape[1])):
+    if (
+        found is None
+        or payload is None
+        or (factors is not None and dearer_at_rank(found.rows, *factors, grad_output.shape[1]))
+    ):
         rows = kept.unpack()
         total.add_rows(rows.reshape(-1, rows.shape[-1]), grad_output)
         ways[REBUILT if payload is None else DEARER] += 1
     elif factors is not None:
         coefficients, basis = factors
-        total.add_factors(coefficients, basis, grad_output)
+        total.add_factors(coefficients, basis, grad_output, found.scaling())
         ways[AT_RANK] += 1
     else:
-        total.add(payload.weight_gradient(grad_output))
+        total.add_unscaled(payload.weight_gradient(grad_output), grad_output, found.scaling())
         ways[BY_PAYLOAD] += 1
 
 

@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from compbench.capture.entry import Entry, Place, VersionGuard, View, place_of
 from compbench.capture.handing import Handle
 from compbench.capture.steps import Steps
+from compbench.capture.weight_gradients import Scaling
 from compbench.errors import CaptureError
 
 
@@ -35,7 +37,22 @@ class Keeper(Protocol):
 
 
 Shortcut = Callable[[], Tensor | None]
-LinearAtRank = Callable[[View, Handle, Handle | None], Tensor | None]
+
+
+@dataclass(frozen=True)
+class ScaledRows:
+    """Rows that are kept, times a weight and plus a bias, as a norm ends: what stands for each of the three."""
+
+    rows: View
+    weight: Handle | None = None
+    bias: Handle | None = None
+
+    def scaling(self) -> Scaling:
+        """The weight and the bias."""
+        return Scaling(*(None if handle is None else handle.unpack() for handle in (self.weight, self.bias)))
+
+
+LinearAtRank = Callable[[ScaledRows, Handle, Handle | None], Tensor | None]
 
 
 def _unpacked(handle: Handle) -> Tensor:
@@ -91,6 +108,7 @@ class Recipe:
         counted: whether a site has counted it.
         awaited: what it begins with, itself or through its parents, and that nobody kept when it was noted.
         gone: refers to the storage, and takes the recipe from where it is noted when that dies.
+        scaled: what it gives, where that is nothing but rows that are kept and scaled.
     """
 
     __slots__ = (
@@ -109,6 +127,7 @@ class Recipe:
         "guard",
         "handles",
         "parents",
+        "scaled",
         "version",
     )
 
@@ -136,6 +155,7 @@ class Recipe:
         self.parents = tuple(parents)
         self.awaited: tuple[Awaited, ...] = ()
         self.gone: weakref.ref[Any] | None = None
+        self.scaled: ScaledRows | None = None
         self.handles = 0
         self.counted = False
 
@@ -146,11 +166,12 @@ class Recipe:
             order = self._missing()
             uses = Counter(parent for recipe in order for parent in recipe.parents)
             for recipe in order:
-                recipe._cached = cached = recipe._compute()
+                recipe._cached = recipe._compute()
                 for parent in recipe.parents:
                     uses[parent] -= 1
                     if not uses[parent] and not parent.handles:  # nobody will ask for it
                         parent._cached = None
+            cached = self._cached
             if not self.handles:
                 self._cached = None
         assert cached is not None  # noqa: S101 - the last that was computed is this one
@@ -204,12 +225,18 @@ class Recipe:
     def _missing(self) -> list[Recipe]:
         """What has to be computed, each recipe after those that it takes its arguments from, this one last.
 
-        Without recursion: a segment of many calls is a chain of hundreds of recipes.
+        What a shortcut gives is there already, and what it is computed from is then not asked for. Without recursion: a
+        segment of many calls is a chain of hundreds of recipes.
         """
         order: dict[Recipe, None] = {}
         waiting: list[Recipe] = [self]
         while waiting:
             recipe = waiting[-1]
+            if recipe._cached is None and recipe._shortcut is not None:
+                recipe._cached = recipe._by_shortcut(recipe._shortcut)
+            if recipe._cached is not None:
+                waiting.pop()
+                continue
             missing = [parent for parent in recipe.parents if parent._cached is None and parent not in order]
             if missing:
                 waiting += missing
@@ -218,13 +245,15 @@ class Recipe:
             order[recipe] = None
         return list(order)
 
+    def _by_shortcut(self, shortcut: Shortcut) -> Tensor | None:
+        with torch.no_grad(), self._cast():
+            output = shortcut()
+        if output is None:
+            return None
+        shape, stride, _ = self._layout
+        return output.view(-1).as_strided(shape, stride)
+
     def _compute(self, unpack: Callable[[Handle], Tensor] = _unpacked) -> Tensor:
-        if self._shortcut is not None and unpack is _unpacked:
-            with torch.no_grad(), self._cast():
-                output = self._shortcut()
-            if output is not None:
-                shape, stride, _ = self._layout
-                return output.view(-1).as_strided(shape, stride)
         with torch.no_grad(), self._cast():
             output = self._function(*_filled(self._arguments, unpack), **_filled(self._keywords, unpack))
         if (output.shape, output.stride(), output.storage_offset()) != self._layout:
@@ -258,9 +287,25 @@ class Recomputed:
             CaptureError: its step has ended.
             RuntimeError: it was modified in place since it was saved.
         """
+        self._check()
+        return self.recipe.value().as_strided(*self._place)
+
+    def scaled_rows(self) -> ScaledRows | None:
+        """What it is, where that is kept rows that are scaled, all of them in their order; or None.
+
+        Raises:
+            CaptureError: its step has ended.
+            RuntimeError: it was modified in place since it was saved.
+        """
+        scaled = self.recipe.scaled
+        if scaled is None or not scaled.rows.is_all_of(self._place):
+            return None
+        self._check()
+        return scaled
+
+    def _check(self) -> None:
         self._steps.use(self._number)
         self.recipe.guard.check(self._place[0])  # which counts the tensor's changes too, or it had no recipe
-        return self.recipe.value().as_strided(*self._place)
 
     def __del__(self) -> None:
         recipe = getattr(self, "recipe", None)
@@ -293,6 +338,11 @@ class Part:
     def __init__(self, recipe: Recipe, place: Place) -> None:
         self._recipe = recipe
         self._place = place
+
+    def scaled_rows(self) -> ScaledRows | None:
+        """What it is, where that is kept rows that are scaled, all of them in their order; or None."""
+        scaled = self._recipe.scaled
+        return scaled if scaled is not None and scaled.rows.is_all_of(self._place) else None
 
     def unpack(self) -> Tensor:
         """The tensor."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from compbench.capture.entry import VersionGuard, View, place_of
+from compbench.capture.functions import scale_and_shift
 from compbench.capture.handing import Handle
 from compbench.capture.modules import ModuleTracker
 from compbench.capture.recipes import (
@@ -28,6 +29,7 @@ from compbench.capture.recipes import (
     LinearAtRank,
     Part,
     Recipe,
+    ScaledRows,
     Shortcut,
     mapped,
     tensors_in,
@@ -42,7 +44,7 @@ _ARITHMETIC = ("add", "sub", "mul", "truediv", "pow")
 _CHEAP = frozenset(
     {"sub", "add", "mul", "div", "neg", "rsub", "pow", "square", "sqrt", "rsqrt", "abs", "exp", "log", "clamp", "where"}
     | {"silu", "gelu", "relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "softmax"}
-    | {"rms_norm", "layer_norm", "to", "float", "half", "bfloat16", "type", "type_as"}
+    | {"rms_norm", "layer_norm", scale_and_shift.__name__, "to", "float", "half", "bfloat16", "type", "type_as"}
     | {"cat", "concat", "stack", "contiguous", "clone", "reshape", "flatten", "embedding"}
     | {f"__{side}{name}__" for name in _ARITHMETIC for side in ("", "r")}
     | {"__neg__"}
@@ -275,7 +277,9 @@ class Recomputer:
 
     def _kept_at_rank(self, rows: Tensor) -> bool:
         """Whether a linear layer's rows are kept as ``Z Q^T`` of a rank below their width."""
-        handle = self._keeper.pack_leaf(rows)
+        recipe = self._noted(rows)
+        scaled = None if recipe is None else recipe.scaled
+        handle = self._keeper.pack_leaf(rows) if scaled is None else scaled.rows
         payload = handle.whole_payload() if isinstance(handle, View) else None
         rank = None if payload is None else payload.rank()
         return rank is not None and rank < rows.shape[-1]
@@ -351,6 +355,10 @@ class Recomputer:
         arguments, keywords = mapped(arguments, stand_in), mapped(keywords, stand_in) if keywords else {}
         recipe = Recipe(function, arguments, keywords, output, parents, self._shortcut(function, arguments, keywords))
         recipe.awaited = tuple(awaited)
+        if function is scale_and_shift:
+            handles = [argument.handle if isinstance(argument, Argument) else None for argument in arguments]
+            if isinstance(handles[0], View):
+                recipe.scaled = ScaledRows(handles[0], handles[1], handles[2])
         storage = output.untyped_storage()
         self._recipes[storage._cdata] = recipe
         recipe.gone = weakref.ref(storage, partial(_forget, self._recipes, storage._cdata))
@@ -362,8 +370,15 @@ class Recomputer:
             return None
         given = [*arguments, *keywords.values()]
         handles = [argument.handle for argument in given if isinstance(argument, Argument)]
-        rows = handles[0] if len(handles) == len([argument for argument in given if argument is not None]) else None
-        if not isinstance(rows, View) or set(keywords) - {"weight", "bias"}:
+        if len(handles) != len([argument for argument in given if argument is not None]):
+            return None
+        if set(keywords) - {"weight", "bias"}:
+            return None
+        first = handles[0]
+        rows = ScaledRows(first) if isinstance(first, View) else None
+        if isinstance(first, Part):
+            rows = first.scaled_rows()
+        if rows is None:
             return None
         weight, bias = handles[1], handles[2] if len(handles) > 2 else None
         return lambda: at_rank(rows, weight, bias)

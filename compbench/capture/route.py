@@ -15,10 +15,10 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.autograd import Variable
 
-from compbench.capture.entry import View
 from compbench.capture.functions import Gate, GatedUnit, LayerNorm, RmsNorm
 from compbench.capture.handing import Handle
 from compbench.capture.products import Calls, Convolution, Convolving, Linear
+from compbench.capture.recipes import ScaledRows
 from compbench.capture.special import describe_special
 from compbench.capture.weight_gradients import AnchoredWeights
 from compbench.capture.weights import Weights
@@ -57,7 +57,7 @@ class Route:
         self._weights = weights
         self._derives = derives
         self._anchored = AnchoredWeights()
-        self._products: dict[_Weight, tuple[Tensor, Tensor, Tensor]] = {}
+        self._products: dict[_Weight, tuple[Tensor, Tensor, Tensor | None, Tensor]] = {}
         self.outputs = 0
         self.recomputer: Recipes | None = None
         self.ways: Counter[str] = Counter()
@@ -162,15 +162,41 @@ class Route:
         return reason or self._apply_linear(rows, weight.t(), Calls(None, self.ways), bias)
 
     def _rms_norm(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | str:
-        x, shape, weight, eps = _bound(("input", "normalized_shape", "weight", "eps"), arguments, keywords)
-        reason = _unfit_for_a_norm(x, shape, weight)
+        x, shape, weight, eps = _bound(_RMS_NORM, arguments, keywords)
+        reason = _unfit_for_a_norm(x, shape) or (
+            "its weight is no plain tensor of the same type" if weight is not None else ""
+        )
         return reason or RmsNorm.apply(x, shape[0], eps)[0]  # type: ignore[no-untyped-call]
 
     def _layer_norm(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | str:
-        names = ("input", "normalized_shape", "weight", "bias", "eps")
-        x, shape, weight, bias, eps = _bound(names, arguments, keywords)
-        reason = _unfit_for_a_norm(x, shape, weight if bias is None else bias)
+        x, shape, weight, bias, eps = _bound(_LAYER_NORM, arguments, keywords)
+        reason = _unfit_for_a_norm(x, shape, weight is not None or bias is not None)
         return reason or LayerNorm.apply(x, shape[0], 1e-5 if eps is None else eps)[0]  # type: ignore[no-untyped-call]
+
+    def without_scale(
+        self, name: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Tensor | None, Tensor | None] | None:
+        """A norm that has a weight or a bias as two operators: the norm without, and the scaling of its rows.
+
+        What the next layer takes then follows from the rows that the norm keeps, and nothing else is kept.
+
+        Returns:
+            The arguments of the norm without them, weight and bias; None where the norm stays as it is.
+        """
+        if not self._derives or self.recomputer is None:
+            return None
+        if name == "rms_norm":
+            x, shape, weight, eps = _bound(_RMS_NORM, arguments, keywords)
+            bias, rest = None, (x, shape, None, eps)
+        else:
+            x, shape, weight, bias, eps = _bound(_LAYER_NORM, arguments, keywords)
+            rest = (x, shape, None, None, 1e-5 if eps is None else eps)
+        given = [tensor for tensor in (weight, bias) if tensor is not None]
+        if not given or _unusual() or _unfit_for_a_norm(x, shape):
+            return None
+        if any(not isinstance(t, Tensor) or describe_special(t) or t.dtype is not x.dtype for t in given):
+            return None
+        return rest, weight, bias
 
     def note_activation(self, name: str, output: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """Notes what an activation function gave, in case that it is a gate and multiplied next."""
@@ -215,31 +241,35 @@ class Route:
 
     # ---------------------------------------------------------------- outputs that are not kept
 
-    def linear_at_rank(self, rows: View, weight: Handle, bias: Handle | None) -> Tensor | None:
-        """``Z (W Q)^T + b``, ``(N, M)``: a linear layer's output again from rows that are kept as ``Z Q^T``.
+    def linear_at_rank(self, rows: ScaledRows, weight: Handle, bias: Handle | None) -> Tensor | None:
+        """``Z (W S Q)^T + W t + b``, ``(N, M)``: a linear layer's output again from rows that are kept as ``Z Q^T``.
 
-        None where they are not, or not any more.
+        ``S`` is the diagonal matrix of the weight by which they are scaled, and ``t`` the bias. None where the rows are
+        not kept so, or not any more.
         """
-        payload = rows.whole_payload()
+        payload = rows.rows.whole_payload()
         factors = None if payload is None else payload.factors()
         if factors is None:
             return None
         coefficients, basis = factors
-        product = self._product(basis, weight.unpack(), coefficients.dtype)
-        if bias is None:
-            return coefficients @ product
-        return torch.addmm(bias.unpack(), coefficients, product)
+        matrix, (scale, shift) = weight.unpack(), rows.scaling()
+        product = self._product(basis, matrix, scale, coefficients.dtype)
+        added = None if bias is None else bias.unpack()
+        if shift is not None:
+            added = torch.mv(matrix, shift) if added is None else torch.addmv(added, matrix, shift)
+        return coefficients @ product if added is None else torch.addmm(added, coefficients, product)
 
-    def _product(self, basis: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """``(W Q)^T``, ``(k, M)``, once for all calls that share a basis; the last one of each weight is held."""
+    def _product(self, basis: Tensor, weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """``(W S Q)^T``, ``(k, M)``, once for all calls that share a basis; the last one of each weight is held."""
         key = weight.untyped_storage()._cdata, weight.storage_offset(), weight.shape
         known = self._products.get(key)
-        if known is not None and known[0] is basis:
-            return known[2]
+        if known is not None and known[0] is basis and _address(known[2]) == _address(scale):
+            return known[3]
         if not self._products and torch._C._current_graph_task_id() != -1:
             Variable._execution_engine.queue_callback(self._products.clear)  # when this backward pass ends
-        product = basis.to(dtype).T @ weight.T
-        self._products[key] = (basis, weight, product)  # the weight, so that its address stays its own
+        columns = basis.to(dtype).T
+        product = (columns if scale is None else columns * scale) @ weight.T
+        self._products[key] = (basis, weight, scale, product)  # weight and scale, so that their addresses stay theirs
         return product
 
 
@@ -270,7 +300,10 @@ _FUNCTIONS: dict[str, Callable[[Route, tuple[Any, ...], Mapping[str, Any]], Tens
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 ACTIVATIONS = frozenset({"silu", "gelu"})
 _MULTIPLIES = frozenset({"mul", "__mul__"})
-_DERIVING = _MULTIPLIES | {"rms_norm", "layer_norm"}
+NORMS = frozenset({"rms_norm", "layer_norm"})
+_DERIVING = _MULTIPLIES | NORMS
+_RMS_NORM = ("input", "normalized_shape", "weight", "eps")
+_LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps")
 ROUTED = frozenset(_FUNCTIONS) | frozenset(_CONVOLUTIONS)
 """Operators for which the session has functions of its own."""
 
@@ -288,15 +321,19 @@ def _unusual() -> str:
     return ""
 
 
-def _unfit_for_a_norm(x: Any, shape: Any, weight: Any) -> str:
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _unfit_for_a_norm(x: Any, shape: Any, scaled: bool = False) -> str:
     """Why a norm stays torch's, or nothing."""
     if not isinstance(x, Tensor) or describe_special(x) or x.dtype not in _FULL:
         return "not plain fp32 or fp64"
     if not x.requires_grad:
         return "no gradient"
-    if weight is not None:
-        return "has a weight"
-    return "" if len(shape) == 1 else "over several dimensions"
+    if len(shape) != 1:
+        return "over several dimensions"
+    return "its weight is no plain tensor of the same type" if scaled else ""
 
 
 def _each(value: Any, dimensions: int) -> tuple[int, ...]:

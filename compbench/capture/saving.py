@@ -208,6 +208,8 @@ class Saver:
             return book
         if book.codec is None or route is None or not route.outputs:
             return None
+        if recipe.scaled is not None and recipe.scaled.rows.whole_payload() is not None:
+            return None  # which gives the weight gradient as well as one of its own would
         operations = book.codec.weight_gradient_operations(fold.rows, route.outputs)
         return book if operations is not None and operations < fold.rows * fold.width * route.outputs else None
 

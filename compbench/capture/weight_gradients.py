@@ -6,10 +6,30 @@ A linear layer's weight gradient is ``sum dY^T X`` over its calls. Where the cal
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Scaling(NamedTuple):
+    """What rows are multiplied by and what is added to them, each ``(D,)`` or None, as a norm does at its end."""
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+    def is_same(self, other: Scaling) -> bool:
+        """Whether the other one has the same tensors."""
+        return _same(self.weight, other.weight) and _same(self.bias, other.bias)
+
+
+_UNSCALED = Scaling()
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape  # both are alive
 
 
 class WeightGradient:
@@ -19,12 +39,14 @@ class WeightGradient:
     last, as ``(M, C)`` with ``M`` the outputs times the places of the kernel.
     """
 
-    __slots__ = ("_full", "_narrow", "_shared")
+    __slots__ = ("_full", "_narrow", "_outputs", "_scaling", "_shared")
 
     def __init__(self) -> None:
         self._full: Tensor | None = None  # (M, D)
         self._narrow: Tensor | None = None  # (k, M), the sum of Z^T dY in the basis that is shared
         self._shared: Tensor | None = None  # that basis, (D, k)
+        self._scaling = _UNSCALED  # of the rows that are kept in it
+        self._outputs: Tensor | None = None  # (M,), the sum of dY over rows that a bias was added to
 
     def add_rows(self, rows: Tensor, grad_output: Tensor) -> None:
         """Adds a call of a linear layer.
@@ -38,19 +60,38 @@ class WeightGradient:
         else:
             self._full.addmm_(grad_output.T, rows)
 
-    def add_factors(self, coefficients: Tensor, basis: Tensor, grad_output: Tensor) -> None:
-        """Adds a call of a linear layer whose rows are ``Z Q^T``, at their rank.
+    def add_factors(
+        self, coefficients: Tensor, basis: Tensor, grad_output: Tensor, scaling: Scaling = _UNSCALED
+    ) -> None:
+        """Adds a call of a linear layer whose rows are ``Z Q^T``, scaled, at their rank.
 
         Args:
             coefficients: ``Z``, ``(N, k)``.
             basis: ``Q``, ``(D, k)``.
             grad_output: ``dY``, ``(N, M)``.
+            scaling: what was done to the rows before they came to the layer.
         """
-        self._share(basis)
+        self._share(basis, scaling)
         if self._narrow is None:
             self._narrow = coefficients.T @ grad_output
         else:
             self._narrow.addmm_(coefficients.T, grad_output)
+        if scaling.bias is not None:
+            total = grad_output.sum(0)
+            self._outputs = total if self._outputs is None else self._outputs.add_(total)
+
+    def add_unscaled(self, gradient: Tensor, grad_output: Tensor, scaling: Scaling) -> None:
+        """Adds a call of a linear layer from what the rows would have given before they were scaled.
+
+        Args:
+            gradient: ``dY^T X``, ``(M, D)``, of the rows ``X`` before.
+            grad_output: ``dY``, ``(N, M)``.
+            scaling: what was done to the rows before they came to the layer.
+        """
+        weight, bias = scaling
+        self.add(gradient if weight is None else gradient * weight)
+        if bias is not None and self._full is not None:
+            self._full.addr_(grad_output.sum(0), bias)
 
     def add_kernels(self, gradient: Tensor, basis: Tensor | None) -> None:
         """Adds a call of a convolution.
@@ -63,7 +104,7 @@ class WeightGradient:
         if basis is None:
             self.add(rows)
             return
-        self._share(basis)
+        self._share(basis, _UNSCALED)
         self._narrow = rows.T if self._narrow is None else self._narrow.add_(rows.T)
 
     def add(self, gradient: Tensor) -> None:
@@ -78,23 +119,28 @@ class WeightGradient:
             return full
         return full.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()
 
-    def _share(self, basis: Tensor) -> None:
-        """Makes ``basis`` the one in which calls are summed up."""
-        if self._shared is not basis:
+    def _share(self, basis: Tensor, scaling: Scaling) -> None:
+        """Makes ``basis`` the one in which calls are summed up, of rows that are scaled so."""
+        if self._shared is not basis or not self._scaling.is_same(scaling):
             self._expand()
-            self._shared = basis
+            self._shared, self._scaling = basis, scaling
 
     def _expand(self) -> None:
         """Turns the sum at rank ``k`` into one at full width."""
-        narrow, basis = self._narrow, self._shared
-        self._narrow = self._shared = None
+        narrow, basis, outputs, (weight, bias) = self._narrow, self._shared, self._outputs, self._scaling
+        self._narrow = self._shared = self._outputs = None
+        self._scaling = _UNSCALED
         if narrow is None or basis is None:
             return
         columns = basis.to(narrow.dtype).T
+        if weight is not None:
+            columns = columns * weight
         if self._full is None:
             self._full = narrow.T @ columns
         else:
             self._full.addmm_(narrow.T, columns)
+        if outputs is not None and bias is not None:
+            self._full.addr_(outputs, bias)
 
 
 class Anchor(torch.autograd.Function):

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compbench import Compressor, compress
-from compbench.capture.functions import LayerNorm
 from compbench.registry import Registry
 from tests.capture import zoo
 from tests.capture.routes_after_training import STRATEGIES, cosines
@@ -129,42 +128,6 @@ def test_convolutions_that_are_not_covered_are_torchs_own(layer: nn.Module, reas
     assert session.operators() == {reason: 1}
     for own, exact in zip([x.grad, *gradients(model)], expected, strict=True):
         torch.testing.assert_close(own, exact)
-
-
-@pytest.mark.parametrize("eps", [1e-5, 0.1])
-def test_layer_norm_has_autograds_derivatives_of_both_orders(eps: float) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
-    assert torch.equal(LayerNorm.apply(x, 7, eps)[0], F.layer_norm(x, (7,), eps=eps))
-    assert torch.autograd.gradcheck(lambda x: LayerNorm.apply(x, 7, eps), x)
-    assert torch.autograd.gradgradcheck(lambda x: LayerNorm.apply(x, 7, eps), x)
-
-
-@pytest.mark.parametrize("norm", ["rms_norm", "layer_norm"])
-def test_a_norm_keeps_what_it_gives_and_lets_go_of_what_it_took(norm: str) -> None:
-    class Normed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(32, 32, bias=False)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = x * 2
-            z = getattr(F, norm)(y, (32,))
-            with torch.no_grad():
-                y.zero_()  # no backward needs it
-            return self.layer(z)
-
-    torch.manual_seed(0)
-    model, x = Normed(), torch.randn(40, 32, requires_grad=True)
-    z = getattr(F, norm)(x * 2, (32,))
-    weighted(model.layer(z)).backward()
-    expected = [x.grad.clone(), *gradients(model)]
-    x.grad = None
-    with session_of(model, zoo.Copy(), routes="operators") as session, session.step():
-        weighted(model(x)).backward()
-    for own, exact in zip([x.grad, *gradients(model)], expected, strict=True):
-        torch.testing.assert_close(own, exact)
-    assert sum(site.calls for site in session.sites() if site.kept_bytes == 40 * 32 * 4) == 1
 
 
 class Sine(Tied):
