@@ -32,6 +32,14 @@ from compbench.run.files import write_atomically
 from compbench.run.result import CellResult
 from compbench.run.store import LOGGER, Warn
 
+VERDICTS_EXPLAINED = (
+    "Differences are arm minus reference. The lower bound is one-sided at 95 % and not adjusted. p is that of the "
+    "paired t test against a loss of the margin or more, then adjusted by Holm's method over the table. Exact p is "
+    "that of the sign-flip test of the same question, with the smallest value that so many pairs can give. Dropped "
+    "are planned seeds without a pair; the correlation is that between arm and reference."
+)
+"""What stands above :func:`verdict_table`."""
+
 
 def write_results(directory: Path, warn: Warn = LOGGER.warning) -> str:
     """Writes ``README.md`` and ``table.csv`` into a suite's results folder.
@@ -90,19 +98,17 @@ def _verdicts(outcome: Outcome) -> list[str]:
         return []
     sections = [
         f"## Against `{REFERENCE}`, paired by seed",
-        "Differences are arm minus reference. The lower bound is one-sided at 95 % and not adjusted. p is that of the "
-        "paired t test against a loss of the margin or more, then adjusted by Holm's method over the table. Exact p is "
-        "that of the sign-flip test of the same question, with the smallest value that so many pairs can give. Dropped "
-        "are planned seeds without a pair; the correlation is that between arm and reference.",
+        VERDICTS_EXPLAINED,
     ]
     for metric, margin in outcome.margins.items():
         verdicts = [verdict for verdict in judge(outcome, metric, margin) if verdict.decision != "reference"]
         sections.append(f"### {words(metric)}, margin {difference(metric, margin)}{difference_unit(metric)}")
-        sections.append(as_text(_verdict_table(metric, verdicts), "github").strip())
+        sections.append(as_text(verdict_table(metric, verdicts), "github").strip())
     return sections
 
 
-def _verdict_table(metric: str, verdicts: Sequence[Verdict]) -> Table:
+def verdict_table(metric: str, verdicts: Sequence[Verdict]) -> Table:
+    """The numbers that verdicts on a metric rest on, and what would settle those that are open."""
     headers = ["arm", "depth", "verdict", "pairs", "dropped", "mean difference", "SD", "smallest", "lower bound"]
     headers += ["p", "Holm p", "exact p (floor)", "not worse", "correlation"]
     sentences = [
