@@ -16,6 +16,7 @@ from compbench.cli.run_command import HELP as RUN_HELP
 from compbench.cli.run_command import run
 from compbench.cli.sites_command import HELP as SITES_HELP
 from compbench.cli.sites_command import sites
+from compbench.cli.table_command import HELP as TABLE_HELP
 from compbench.cli.table_command import table
 from compbench.cli.trace_command import HELP as TRACE_HELP
 from compbench.cli.trace_command import trace
@@ -55,7 +56,7 @@ app.command(help=RUN_HELP)(run)
 app.command(help=SITES_HELP)(sites)
 app.command(help=TRACE_HELP)(trace)
 app.command(help=EXPLAIN_HELP)(explain)
-app.command()(table)
+app.command(help=TABLE_HELP)(table)
 app.command()(plugins)
 app.add_typer(new, name="new")
 app.command(help=CHECK_HELP)(check)

@@ -5,29 +5,19 @@ The page is made from the store alone and holds no time and no folder of its own
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from compbench.errors import StoreError
+from compbench.report.formats import TERMINAL, Screen, Table, as_text
 from compbench.report.origin import PLACEMENTS, machine_text, origin_of, shared_settings, without_folders
 from compbench.report.outcome import Outcome, PlannedCell, read_outcome
 from compbench.report.rows import as_csv, make_rows
 from compbench.report.statistics import POWER
-from compbench.report.tables import (
-    NOT_AVAILABLE,
-    TERMINAL,
-    Table,
-    as_text,
-    difference,
-    difference_unit,
-    figures,
-    results_table,
-    times_table,
-    words,
-)
+from compbench.report.tables import results_table, times_table
 from compbench.report.verdicts import REFERENCE, Verdict, judge
+from compbench.report.wording import NOT_AVAILABLE, difference, difference_unit, figures, words
 from compbench.run.files import write_atomically
 from compbench.run.result import CellResult
 from compbench.run.store import LOGGER, Warn
@@ -41,12 +31,13 @@ VERDICTS_EXPLAINED = (
 """What stands above :func:`verdict_table`."""
 
 
-def write_results(directory: Path, warn: Warn = LOGGER.warning) -> str:
+def write_results(directory: Path, warn: Warn = LOGGER.warning, screen: Screen | None = None) -> str:
     """Writes ``README.md`` and ``table.csv`` into a suite's results folder.
 
     Args:
         directory: the suite's own folder, such as ``results/quick``.
         warn: is handed one line for each record that can't be used.
+        screen: what the table is shown on.
 
     Returns:
         The table as text, for a terminal.
@@ -60,17 +51,15 @@ def write_results(directory: Path, warn: Warn = LOGGER.warning) -> str:
             write_atomically(directory / name, text)
         except OSError as error:
             raise StoreError(f"can't write {directory / name}: {error.strerror or error}") from error
-    return as_text(results_table(outcome), TERMINAL)
+    return as_text(results_table(outcome), TERMINAL, screen)
 
 
 def readme(outcome: Outcome) -> str:
     """The page of a results folder, in Markdown."""
-    table = results_table(outcome)
     sections = [
         f"# {outcome.name}",
         outcome.description.strip(),
-        as_text(dataclasses.replace(table, sentences=()), "github").strip(),
-        "\n".join(f"- {sentence}" for sentence in table.sentences),
+        as_text(results_table(outcome), "github").strip(),
         *_times(outcome),
         *_verdicts(outcome),
         _failures(outcome.cells),
@@ -79,7 +68,7 @@ def readme(outcome: Outcome) -> str:
         "`table.csv` has the raw numbers under stable names; `cells/` has every cell's record, with all its metrics, "
         "its loss curve and what "
         "each site kept. The table is made again from these by "
-        f"`compbench table results/{outcome.name} --format github` (or `latex_booktabs`, `html`, `csv`).",
+        f"`compbench table results/{outcome.name} --format github` (or `latex_booktabs`, `html`, `csv`, `json`).",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
