@@ -12,6 +12,8 @@ from compbench.cli.explain_command import HELP as EXPLAIN_HELP
 from compbench.cli.explain_command import explain
 from compbench.cli.new_command import new
 from compbench.cli.plugins_command import plugins
+from compbench.cli.report_command import HELP as REPORT_HELP
+from compbench.cli.report_command import report
 from compbench.cli.run_command import HELP as RUN_HELP
 from compbench.cli.run_command import run
 from compbench.cli.sites_command import HELP as SITES_HELP
@@ -36,6 +38,7 @@ Examples:
   compbench trace quick --only arm=laser       where the time of its step goes, operator by operator
   compbench explain quick                      which of its results are up to date, and why others are not
   compbench table results/quick --format github
+  compbench report results/quick               one page: findings, tables, figures, every cell and its log
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
   compbench new compressor mine                a strategy of your own to begin with, in plugins/mine.py
@@ -57,6 +60,7 @@ app.command(help=SITES_HELP)(sites)
 app.command(help=TRACE_HELP)(trace)
 app.command(help=EXPLAIN_HELP)(explain)
 app.command(help=TABLE_HELP)(table)
+app.command(help=REPORT_HELP)(report)
 app.command()(plugins)
 app.add_typer(new, name="new")
 app.command(help=CHECK_HELP)(check)

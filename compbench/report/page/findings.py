@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from compbench.report.outcome import Outcome
 from compbench.report.rows import make_rows
-from compbench.report.tables import words
 from compbench.report.verdicts import judge
+from compbench.report.wording import words
 
 
 def findings(outcome: Outcome) -> list[str]:

@@ -23,8 +23,9 @@ from compbench.report.page.rendering import render, template_text
 from compbench.report.page.tables import SortableTable, sortable
 from compbench.report.rows import as_csv, make_rows
 from compbench.report.summary import VERDICTS_EXPLAINED, verdict_table
-from compbench.report.tables import difference, difference_unit, results_table, times_table, words
+from compbench.report.tables import results_table, times_table
 from compbench.report.verdicts import REFERENCE, judge
+from compbench.report.wording import difference, difference_unit, words
 from compbench.run.files import write_atomically
 from compbench.run.store import LOGGER, Warn
 
@@ -141,7 +142,7 @@ def _tables(outcome: Outcome) -> Mapping[str, Any]:
 
 def _verdicts(outcome: Outcome) -> Sequence[tuple[str, SortableTable]]:
     """For each metric that has a margin, its heading and what its verdicts rest on."""
-    found = []
+    found: list[tuple[str, SortableTable]] = []
     for metric, margin in outcome.margins.items():
         verdicts = [verdict for verdict in judge(outcome, metric, margin) if verdict.decision != "reference"]
         title = f"{words(metric)}, margin {difference(metric, margin)}{difference_unit(metric)}"
