@@ -10,6 +10,7 @@ from compbench.cli.check_command import HELP as CHECK_HELP
 from compbench.cli.check_command import check
 from compbench.cli.explain_command import HELP as EXPLAIN_HELP
 from compbench.cli.explain_command import explain
+from compbench.cli.figures_command import figures
 from compbench.cli.new_command import new
 from compbench.cli.plugins_command import plugins
 from compbench.cli.report_command import HELP as REPORT_HELP
@@ -39,6 +40,7 @@ Examples:
   compbench explain quick                      which of its results are up to date, and why others are not
   compbench table results/quick --format github
   compbench report results/quick               one page: findings, tables, figures, every cell and its log
+  compbench figures results/quick --format pdf its figures, for a paper
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
   compbench new compressor mine                a strategy of your own to begin with, in plugins/mine.py
@@ -61,6 +63,7 @@ app.command(help=TRACE_HELP)(trace)
 app.command(help=EXPLAIN_HELP)(explain)
 app.command(help=TABLE_HELP)(table)
 app.command(help=REPORT_HELP)(report)
+app.command()(figures)
 app.command()(plugins)
 app.add_typer(new, name="new")
 app.command(help=CHECK_HELP)(check)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from compbench.report.tables import RATES, figures, words
@@ -58,3 +59,31 @@ def listed(parts: Iterable[str]) -> str:
     """``a, b and c``."""
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def left_out(groups: Iterable[tuple[str, int]], drawn: Container[tuple[str, int]], what: str) -> list[str]:
+    """Sentences on the arms and depths that a figure does not have.
+
+    Args:
+        groups: arms and depths of the suite.
+        drawn: those that the figure has.
+        what: what the others are without.
+    """
+    missing: dict[int, list[str]] = {}
+    depths: dict[int, int] = {}
+    for arm, depth in groups:
+        depths[depth] = depths.get(depth, 0) + 1
+        if (arm, depth) not in drawn:
+            missing.setdefault(depth, []).append(arm)
+    nothing = [str(depth) for depth in sorted(missing) if len(missing[depth]) == depths[depth]]
+    sentences = [f"No arm has {what} at depth {listed(nothing)}."] if nothing else []
+    return sentences + [
+        f"Without {what} at depth {depth}: {listed(arms)}."
+        for depth, arms in sorted(missing.items())
+        if str(depth) not in nothing
+    ]
+
+
+def stem(name: str) -> str:
+    """A name as part of a file's name, of at most 60 characters."""
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", name).strip("-.")[:60] or "unnamed"
