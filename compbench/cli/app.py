@@ -8,6 +8,8 @@ import typer
 
 from compbench.cli.check_command import HELP as CHECK_HELP
 from compbench.cli.check_command import check
+from compbench.cli.compare_command import HELP as COMPARE_HELP
+from compbench.cli.compare_command import compare_results
 from compbench.cli.explain_command import HELP as EXPLAIN_HELP
 from compbench.cli.explain_command import explain
 from compbench.cli.new_command import new
@@ -36,6 +38,7 @@ Examples:
   compbench trace quick --only arm=laser       where the time of its step goes, operator by operator
   compbench explain quick                      which of its results are up to date, and why others are not
   compbench table results/quick --format github
+  compbench compare results/trm_depth:laser :int8       one arm against another, or one folder against another
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
   compbench new compressor mine                a strategy of your own to begin with, in plugins/mine.py
@@ -57,6 +60,7 @@ app.command(help=SITES_HELP)(sites)
 app.command(help=TRACE_HELP)(trace)
 app.command(help=EXPLAIN_HELP)(explain)
 app.command(help=TABLE_HELP)(table)
+app.command("compare", help=COMPARE_HELP)(compare_results)
 app.command()(plugins)
 app.add_typer(new, name="new")
 app.command(help=CHECK_HELP)(check)
