@@ -8,6 +8,8 @@ import typer
 
 from compbench.cli.check_command import HELP as CHECK_HELP
 from compbench.cli.check_command import check
+from compbench.cli.compare_command import HELP as COMPARE_HELP
+from compbench.cli.compare_command import compare_results
 from compbench.cli.explain_command import HELP as EXPLAIN_HELP
 from compbench.cli.explain_command import explain
 from compbench.cli.figures_command import figures
@@ -41,6 +43,7 @@ Examples:
   compbench table results/quick --format github
   compbench report results/quick               one page: findings, tables, figures, every cell and its log
   compbench figures results/quick --format pdf its figures, for a paper
+  compbench compare results/trm_depth:laser :int8       one arm against another, or one folder against another
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
   compbench new compressor mine                a strategy of your own to begin with, in plugins/mine.py
@@ -64,6 +67,7 @@ app.command(help=EXPLAIN_HELP)(explain)
 app.command(help=TABLE_HELP)(table)
 app.command(help=REPORT_HELP)(report)
 app.command()(figures)
+app.command("compare", help=COMPARE_HELP)(compare_results)
 app.command()(plugins)
 app.add_typer(new, name="new")
 app.command(help=CHECK_HELP)(check)

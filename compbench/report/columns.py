@@ -202,13 +202,18 @@ class Catalogue:
 
     def header(self, quantity: Quantity, moment: str) -> str:
         """What stands over a figure: its name, and its unit."""
-        suffix = {"bytes": f" {self.unit}", "operations": " GFLOP"}.get(quantity.unit, _SUFFIXES.get(quantity.unit, ""))
-        of = f" {_MOMENTS.get(moment, moment)}" if moment else ""
-        return f"{quantity.title}{of}{suffix}"
+        return heading(quantity, self.unit, moment)
 
     def shown(self, quantity: Quantity, value: float | None) -> str:
         """A figure in its unit."""
         return in_unit(quantity.unit, value, self.divisor)
+
+
+def heading(quantity: Quantity, unit: str, moment: str = "") -> str:
+    """The name of a figure with its unit, which is the given one where it is a size."""
+    suffix = {"bytes": f" {unit}", "operations": " GFLOP"}.get(quantity.unit, _SUFFIXES.get(quantity.unit, ""))
+    of = f" {_MOMENTS.get(moment, moment)}" if moment else ""
+    return f"{quantity.title}{of}{suffix}"
 
 
 def in_unit(unit: Unit, value: float | None, divisor: float = 1.0) -> str:

@@ -162,15 +162,21 @@ def make_rows(outcome: Outcome, by: Sequence[str] = (), only: Sequence[str] = ()
     Raises:
         SettingsError: there is no such axis, or no such cell.
     """
+    check_axes(by, cell_axes(outcome), "--by")
+    kept = chosen_cells(outcome, only) if only else set(outcome.keys)
+    return rows_of(outcome, [cell for cell in outcome.cells if cell.key in kept], by)
+
+
+def rows_of(outcome: Outcome, cells: Sequence[PlannedCell], by: Sequence[str] = ()) -> list[Row]:
+    """The rows of some of the planned cells, by axes that there are."""
     if by:
-        check_axes(by, cell_axes(outcome), "--by")
-        groups = grouped(outcome, by)
-    else:
-        groups = [(dict(zip(BY_DEFAULT, group, strict=True)), cells) for group, cells in outcome.groups.items()]
-    if only:
-        kept = chosen_cells(outcome, only)
-        groups = [(axes, tuple(cell for cell in cells if cell.key in kept)) for axes, cells in groups]
-    return [_row(axes, cells) for axes, cells in groups if cells]
+        return [_row(axes, found) for axes, found in grouped(outcome, by, cells)]
+    kept = {cell.key for cell in cells}
+    groups = [
+        (dict(zip(BY_DEFAULT, group, strict=True)), tuple(cell for cell in found if cell.key in kept))
+        for group, found in outcome.groups.items()
+    ]
+    return [_row(axes, found) for axes, found in groups if found]
 
 
 def chosen_cells(outcome: Outcome, only: Sequence[str]) -> set[str]:
