@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,7 @@ class Outcome:
         command: the command line that made the results.
         results: records by key; records of cells that are not planned (any more) are passed over.
         machines: descriptions by hash.
+        lower_is_better: the metrics of which less is better; of all others more is.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Outcome:
     command: str
     results: Mapping[str, CellResult]
     machines: Mapping[str, Machine] = field(default_factory=dict)
+    lower_is_better: Collection[str] = ()
 
     @cached_property
     def cells(self) -> tuple[PlannedCell, ...]:
@@ -99,7 +101,16 @@ def read_outcome(directory: Path, warn: Warn = LOGGER.warning) -> Outcome:
         raise StoreError(f"{directory} has no record of any of the {len(suite.keys)} cells of suite '{suite.name}'")
     digests = sorted({result.machine for result in results.values() if result.machine})
     machines = {digest: machine for digest in digests if (machine := store.machine(digest))}
-    return Outcome(suite.name, suite.description, suite.margins, suite.keys, suite.command, results, machines)
+    return Outcome(
+        name=suite.name,
+        description=suite.description,
+        margins=suite.margins,
+        keys=suite.keys,
+        command=suite.command,
+        results=results,
+        machines=machines,
+        lower_is_better=suite.lower_is_better,
+    )
 
 
 def _no_results(directory: Path) -> str:

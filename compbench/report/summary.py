@@ -14,22 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from compbench.errors import StoreError
+from compbench.report.evidence import time_sections, verdict_sections
+from compbench.report.findings import findings
 from compbench.report.outcome import Outcome, PlannedCell, read_outcome
 from compbench.report.rows import as_csv, make_rows
-from compbench.report.statistics import POWER
-from compbench.report.tables import (
-    NOT_AVAILABLE,
-    TERMINAL,
-    Table,
-    as_text,
-    difference,
-    difference_unit,
-    figures,
-    results_table,
-    times_table,
-    words,
-)
-from compbench.report.verdicts import REFERENCE, Verdict, judge
+from compbench.report.tables import TERMINAL, as_text, results_table, times_table
 from compbench.run.affinity import Placement
 from compbench.run.files import write_atomically
 from compbench.run.machine import Machine
@@ -78,8 +67,10 @@ def readme(outcome: Outcome) -> str:
         outcome.description.strip(),
         as_text(dataclasses.replace(table, sentences=()), "github").strip(),
         "\n".join(f"- {sentence}" for sentence in table.sentences),
+        *_findings(outcome),
         *_times(outcome),
-        *_verdicts(outcome),
+        *time_sections(outcome),
+        *verdict_sections(outcome),
         _failures(outcome.cells),
         _origin(outcome),
         _settings([cell.result for cell in outcome.cells if cell.result]),
@@ -104,61 +95,10 @@ def _times(outcome: Outcome) -> list[str]:
     return ["## Where the time goes", as_text(times_table(outcome), "github").strip()]
 
 
-def _verdicts(outcome: Outcome) -> list[str]:
-    """What the verdicts rest on, a table a metric."""
-    if not outcome.margins:
-        return []
-    sections = [
-        f"## Against `{REFERENCE}`, paired by seed",
-        "Differences are arm minus reference. The lower bound is one-sided at 95 % and not adjusted. p is that of the "
-        "paired t test against a loss of the margin or more, then adjusted by Holm's method over the table. Exact p is "
-        "that of the sign-flip test of the same question, with the smallest value that so many pairs can give. Dropped "
-        "are planned seeds without a pair; the correlation is that between arm and reference.",
-    ]
-    for metric, margin in outcome.margins.items():
-        verdicts = [verdict for verdict in judge(outcome, metric, margin) if verdict.decision != "reference"]
-        sections.append(f"### {words(metric)}, margin {difference(metric, margin)}{difference_unit(metric)}")
-        sections.append(as_text(_verdict_table(metric, verdicts), "github").strip())
-    return sections
-
-
-def _verdict_table(metric: str, verdicts: Sequence[Verdict]) -> Table:
-    headers = ["arm", "depth", "verdict", "pairs", "dropped", "mean difference", "SD", "smallest", "lower bound"]
-    headers += ["p", "Holm p", "exact p (floor)", "not worse", "correlation"]
-    sentences = [
-        f"{verdict.arm} at depth {verdict.depth}, {verdict.decision}: {note}."
-        for verdict in verdicts
-        if (note := _verdict_note(verdict))
-    ]
-    return Table(headers, [_verdict_text(metric, verdict) for verdict in verdicts], ("arm", "verdict"), sentences)
-
-
-def _verdict_text(metric: str, verdict: Verdict) -> list[str]:
-    start = [verdict.arm, str(verdict.depth), verdict.decision, str(verdict.pairs), str(verdict.dropped)]
-    test = verdict.test
-    if test is None:
-        return start + [NOT_AVAILABLE] * 9
-    exact = NOT_AVAILABLE if test.exact_p is None else f"{figures(test.exact_p)} ({figures(test.exact_floor)})"
-    return [
-        *start,
-        *(difference(metric, value) for value in (test.mean, test.sd, test.minimum, test.lower_bound)),
-        figures(test.p_non_inferior),
-        figures(verdict.adjusted_p),
-        exact,
-        f"{test.not_worse}/{test.n}",
-        NOT_AVAILABLE if verdict.correlation is None else f"{verdict.correlation:.2f}",
-    ]
-
-
-def _verdict_note(verdict: Verdict) -> str:
-    if verdict.decision != "inconclusive" or verdict.note:
-        return verdict.note
-    if verdict.seeds_needed is None:
-        return "at this SD a thousand seeds would be too few"
-    return (
-        f"{verdict.seeds_needed} seeds would show non-inferiority with a probability of {100 * POWER:.0f} %, "
-        "if there is no true difference and the SD is as observed"
-    )
+def _findings(outcome: Outcome) -> list[str]:
+    """What the table shows, in words."""
+    opening, *sentences = findings(outcome)
+    return ["## Findings", opening, "\n".join(f"- {sentence}" for sentence in sentences)]
 
 
 def _failures(cells: Iterable[PlannedCell]) -> str:
