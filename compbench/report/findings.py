@@ -237,7 +237,7 @@ def _untested(verdicts: Sequence[Verdict]) -> list[str]:
 def _went(metric: str, mean: float) -> str:
     """Which way a mean went, as an observation."""
     if mean == 0:
-        return f"the same {called(metric)}"
+        return f"equal on {called(metric)}"
     return f"{amount(metric, mean)} {'better' if mean > 0 else 'worse'} on {called(metric)}"
 
 
@@ -276,7 +276,13 @@ def _degraded(verdict: Verdict, test: PairedTest) -> str:
     metric = verdict.metric
     text = f"degraded by {amount(metric, test.mean)} of {called(metric)}"
     margin = tolerance(metric, verdict.margin)
-    beyond = f"beyond the margin of {margin}" if verdict.note else f"whether beyond the margin of {margin} is open"
+    beyond = f"whether beyond the margin of {margin} is open"
+    if verdict.beyond:
+        beyond = f"beyond the margin of {margin}"
+    elif test.lower_bound > -verdict.margin:
+        beyond = f"at most {amount(metric, test.lower_bound, 'up')}, within the margin of {margin}"
+    if verdict.failed and not verdict.beyond:
+        beyond += f", and {counted(verdict.failed, 'seed')} failed"
     if test.sd == 0:
         return f"{text} ({_in_every_pair(metric, test)}; {beyond})"
     return f"{text} (at least {amount(metric, test.upper_bound, 'down')} at 95 %, {beyond})"

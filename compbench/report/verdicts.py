@@ -43,6 +43,7 @@ class Verdict:
         adjusted_p: ``test.p_non_inferior`` after Holm's adjustment.
         correlation: Pearson's, between arm and reference over the pairs; None where one of them does not vary.
         seeds_needed: seeds that would settle an inconclusive comparison; see :func:`~.statistics.seeds_to_settle`.
+        beyond: whether a loss of more than the margin is shown.
         note: why, in a clause; empty where the numbers say all.
         workload: the workload with its settings, which tells families apart.
     """
@@ -61,6 +62,7 @@ class Verdict:
     adjusted_p: float | None = None
     correlation: float | None = None
     seeds_needed: int | None = None
+    beyond: bool = False
     note: str = ""
     workload: str = ""
 
@@ -137,7 +139,7 @@ def _why_no_pairs(verdict: Verdict, cells: Sequence[PlannedCell], references: Re
         return "no seed ended well"
     if not any(verdict.metric in result.metrics for result in ok):
         there = ", ".join(map(code, ok[0].metrics)) or "none"
-        return f"there is no metric of this name (there are: {there})"
+        return f"it was not measured (measured were: {there})"
     if not any(score(result, verdict.metric) is not None for result in ok):
         return "it is no finite number for any seed"
     ours = {conditions(result.cell)._replace(seed=0) for result in ok}
@@ -191,10 +193,11 @@ def _decided(verdict: Verdict, test: PairedTest, p_values: Sequence[float], fami
     if non_inferior and not verdict.failed:
         note = "worse than the reference, by less than the margin" if worse else ""
         return replace(verdict, decision="non-inferior", note=note)
+    failed = f"{verdict.failed} of its seeds failed, so those that remain can't show non-inferiority"
     if worse:
-        return replace(verdict, decision="degraded", note="beyond the margin" if beyond else "")
+        note = "beyond the margin" if beyond else failed if non_inferior else ""
+        return replace(verdict, decision="degraded", note=note, beyond=beyond)
     if verdict.failed:
-        note = f"{verdict.failed} of its seeds failed, so those that remain can't show non-inferiority"
-        return replace(verdict, decision="inconclusive", note=note)
+        return replace(verdict, decision="inconclusive", note=failed)
     needed = seeds_to_settle(test.mean, test.sd, verdict.margin, family)
     return replace(verdict, decision="inconclusive", seeds_needed=needed)
