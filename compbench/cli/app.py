@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from compbench.cli.across_command import HELP as ACROSS_HELP
+from compbench.cli.across_command import across
 from compbench.cli.check_command import HELP as CHECK_HELP
 from compbench.cli.check_command import check
 from compbench.cli.compare_command import HELP as COMPARE_HELP
@@ -44,6 +46,7 @@ Examples:
   compbench report results/quick               one page: findings, tables, figures, every cell and its log
   compbench figures results/quick --format pdf its figures, for a paper
   compbench compare results/trm_depth:laser :int8       one arm against another, or one folder against another
+  compbench across results/trm_depth           all its depths in one table; several suites, too
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
   compbench new compressor mine                a strategy of your own to begin with, in plugins/mine.py
@@ -68,6 +71,7 @@ app.command(help=TABLE_HELP)(table)
 app.command(help=REPORT_HELP)(report)
 app.command()(figures)
 app.command("compare", help=COMPARE_HELP)(compare_results)
+app.command(help=ACROSS_HELP)(across)
 app.command()(plugins)
 app.add_typer(new, name="new")
 app.command(help=CHECK_HELP)(check)

@@ -144,7 +144,9 @@ def run(
     if timeout is not None and not timeout > 0:
         raise SettingsError(f"--timeout {timeout:g} (allowed: seconds > 0)")
     registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
-    loaded = load_suite(suite, registry, device, elsewhere=executor != "local")
+    local = executor == "local"
+    # A workload may need what only the cluster's machines have; it is asked for its metrics where its cells run.
+    loaded = load_suite(suite, registry, device, elsewhere=not local, check_metrics=local)
     if timeout is not None:
         loaded = dataclasses.replace(loaded, timeout_seconds=timeout)
     if memory_limit is not None:

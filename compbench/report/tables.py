@@ -44,7 +44,8 @@ SCHEMA_VERSION = 1
 """Of the JSON that tables are written in."""
 
 _FOLDABLE = ("status", "seeds", "peak_phase")
-_TONES: Mapping[str, Tone] = {"non-inferior": "good", "inconclusive": "doubtful", "degraded": "bad"}
+TONES: Mapping[str, Tone] = {"non-inferior": "good", "inconclusive": "doubtful", "degraded": "bad"}
+"""What verdicts say."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +212,8 @@ def _tones(rows: Sequence[Row], columns: Sequence[Column]) -> dict[Place, Tone]:
             text = column.text(row)
             if column.name == "status" and text != "ok":
                 tones[place, index] = "bad"
-            elif column.name.endswith(VERDICT) and text in _TONES:
-                tones[place, index] = _TONES[text]
+            elif column.name.endswith(VERDICT) and text in TONES:
+                tones[place, index] = TONES[text]
     return tones
 
 
@@ -235,6 +236,7 @@ __all__ = [
     "RATES",
     "TERMINAL",
     "TIMES",
+    "TONES",
     "Screen",
     "Table",
     "View",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from compbench.report.amounts import tolerance
 from compbench.report.outcome import Outcome
+from compbench.report.pairing import REFERENCE, is_reference
 from compbench.report.rows import make_rows, metric_names
-from compbench.report.verdicts import REFERENCE
-from compbench.report.wording import RATES, figures, listed, words
+from compbench.report.wording import listed, words
 
 _MOST_NAMES = 8
 
@@ -27,24 +28,14 @@ def question(outcome: Outcome) -> str:
     if not references:
         return _asked(f"What does a step under {who} hold for its backward pass {where}", cost, becomes)
     step = f"a step under {who} hold for its backward pass than one under `{references[0]}`"
-    margins = [_loss(metric, margin) for metric, margin in outcome.margins.items()]
+    margins = [f"{tolerance(metric, margin)} of {words(metric)}" for metric, margin in outcome.margins.items()]
     loses = f"{'do they' if several else 'does it'} lose less than {listed(margins)}" if margins else becomes
     return _asked(f"How much less does {step} {where}", cost, loses)
 
 
 def _references(outcome: Outcome) -> set[str]:
     """Labels of the arms that compress nothing."""
-    plain = {
-        cell.arm
-        for cell in outcome.cells
-        if cell.result and [plugin.name for plugin in cell.result.cell.strategy] == [REFERENCE]
-    }
-    return plain | {REFERENCE}
-
-
-def _loss(metric: str, margin: float) -> str:
-    amount = f"{100 * margin:.3g} points" if metric in RATES else figures(margin)
-    return f"{amount} of {words(metric)}"
+    return {REFERENCE, *(cell.arm for cell in outcome.cells if cell.result and is_reference(cell.result.cell))}
 
 
 def _asked(*questions: str) -> str:

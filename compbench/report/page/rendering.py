@@ -33,6 +33,11 @@ def prose(text: str) -> Markup:
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(visible(text)))))  # noqa: S704 - it is escaped
 
 
+def capitalised(markup: Markup) -> Markup:
+    """A heading that begins with a capital letter, unless it begins with a name."""
+    return markup[:1].upper() + markup[1:]
+
+
 def lines(text: str) -> Markup:
     """Text of several lines, whose white space is kept."""
     return escape(text)
@@ -63,5 +68,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(prose=prose, lines=lines, typographic=typographic)
+    environment.filters.update(prose=prose, capitalised=capitalised, lines=lines, typographic=typographic)
     return environment
