@@ -6,16 +6,24 @@ from typing import Annotated
 
 import typer
 
+from compbench.cli.across_command import HELP as ACROSS_HELP
+from compbench.cli.across_command import across
 from compbench.cli.check_command import HELP as CHECK_HELP
 from compbench.cli.check_command import check
+from compbench.cli.compare_command import HELP as COMPARE_HELP
+from compbench.cli.compare_command import compare_results
 from compbench.cli.explain_command import HELP as EXPLAIN_HELP
 from compbench.cli.explain_command import explain
+from compbench.cli.figures_command import figures
 from compbench.cli.new_command import new
 from compbench.cli.plugins_command import plugins
+from compbench.cli.report_command import HELP as REPORT_HELP
+from compbench.cli.report_command import report
 from compbench.cli.run_command import HELP as RUN_HELP
 from compbench.cli.run_command import run
 from compbench.cli.sites_command import HELP as SITES_HELP
 from compbench.cli.sites_command import sites
+from compbench.cli.table_command import HELP as TABLE_HELP
 from compbench.cli.table_command import table
 from compbench.cli.trace_command import HELP as TRACE_HELP
 from compbench.cli.trace_command import trace
@@ -35,6 +43,10 @@ Examples:
   compbench trace quick --only arm=laser       where the time of its step goes, operator by operator
   compbench explain quick                      which of its results are up to date, and why others are not
   compbench table results/quick --format github
+  compbench report results/quick               one page: findings, tables, figures, every cell and its log
+  compbench figures results/quick --format pdf its figures, for a paper
+  compbench compare results/trm_depth:laser :int8       one arm against another, or one folder against another
+  compbench across results/trm_depth           all its depths in one table; several suites, too
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
   compbench new compressor mine                a strategy of your own to begin with, in plugins/mine.py
@@ -55,7 +67,11 @@ app.command(help=RUN_HELP)(run)
 app.command(help=SITES_HELP)(sites)
 app.command(help=TRACE_HELP)(trace)
 app.command(help=EXPLAIN_HELP)(explain)
-app.command()(table)
+app.command(help=TABLE_HELP)(table)
+app.command(help=REPORT_HELP)(report)
+app.command()(figures)
+app.command("compare", help=COMPARE_HELP)(compare_results)
+app.command(help=ACROSS_HELP)(across)
 app.command()(plugins)
 app.add_typer(new, name="new")
 app.command(help=CHECK_HELP)(check)

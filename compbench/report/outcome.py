@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,7 @@ class Outcome:
         command: the command line that made the results.
         results: records by key; records of cells that are not planned (any more) are passed over.
         machines: descriptions by hash.
+        lower_is_better: the metrics of which less is better; of all others more is.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Outcome:
     command: str
     results: Mapping[str, CellResult]
     machines: Mapping[str, Machine] = field(default_factory=dict)
+    lower_is_better: Collection[str] = ()
 
     @cached_property
     def cells(self) -> tuple[PlannedCell, ...]:
@@ -99,22 +101,32 @@ def read_outcome(directory: Path, warn: Warn = LOGGER.warning) -> Outcome:
         raise StoreError(f"{directory} has no record of any of the {len(suite.keys)} cells of suite '{suite.name}'")
     digests = sorted({result.machine for result in results.values() if result.machine})
     machines = {digest: machine for digest in digests if (machine := store.machine(digest))}
-    return Outcome(suite.name, suite.description, suite.margins, suite.keys, suite.command, results, machines)
+    return Outcome(
+        name=suite.name,
+        description=suite.description,
+        margins=suite.margins,
+        keys=suite.keys,
+        command=suite.command,
+        results=results,
+        machines=machines,
+        lower_is_better=suite.lower_is_better,
+    )
 
 
 def _no_results(directory: Path) -> str:
     """Why a folder has no results to show, and which ones near it have."""
-    inside = _result_folders(directory)
+    inside = [folder.name for folder in result_folders(directory)]
     if inside:
         return f"{directory} has the results of several suites: name one of its folders ({', '.join(inside)})"
     what = "is no suite's results folder: it has no usable suite.json" if directory.exists() else "does not exist"
-    beside = _result_folders(directory.parent)
+    beside = [folder.name for folder in result_folders(directory.parent)]
     allowed = f" (beside it: {', '.join(beside)})" if beside else ""
     return f"results folder {directory} {what}{nearest(directory.name, beside)}{allowed}"
 
 
-def _result_folders(directory: Path) -> list[str]:
-    return sorted(path.parent.name for path in directory.glob("*/suite.json"))
+def result_folders(directory: Path) -> list[Path]:
+    """The folders of suites' results in a folder, by name."""
+    return sorted(path.parent for path in directory.glob("*/suite.json"))
 
 
 def _parts(key: str) -> tuple[str, int, int]:

@@ -122,7 +122,7 @@ def test_a_metric_that_is_not_a_number_is_no_pair():
 def test_an_unknown_metric_is_named_with_those_that_there_are():
     results = scores("none", REFERENCE) + scores("laser", REFERENCE)
     verdict = verdicts(results, metric="sovled")["laser", 4]
-    assert (verdict.decision, verdict.note) == ("not tested", "there is no metric of this name (there are: solved)")
+    assert (verdict.decision, verdict.note) == ("not tested", "it was not measured (measured were: `solved`)")
 
 
 def test_the_reference_is_the_arm_of_that_strategy_whatever_the_arm_is_called():
