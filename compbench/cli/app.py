@@ -10,6 +10,8 @@ from compbench.cli.check_command import HELP as CHECK_HELP
 from compbench.cli.check_command import check
 from compbench.cli.explain_command import HELP as EXPLAIN_HELP
 from compbench.cli.explain_command import explain
+from compbench.cli.merge_command import HELP as MERGE_HELP
+from compbench.cli.merge_command import merge
 from compbench.cli.new_command import new
 from compbench.cli.plugins_command import plugins
 from compbench.cli.run_command import HELP as RUN_HELP
@@ -35,6 +37,7 @@ Examples:
   compbench trace quick --only arm=laser       where the time of its step goes, operator by operator
   compbench explain quick                      which of its results are up to date, and why others are not
   compbench table results/quick --format github
+  compbench merge a/quick b/quick --into all/quick     one store of what several machines ran
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
   compbench new compressor mine                a strategy of your own to begin with, in plugins/mine.py
@@ -56,6 +59,7 @@ app.command(help=SITES_HELP)(sites)
 app.command(help=TRACE_HELP)(trace)
 app.command(help=EXPLAIN_HELP)(explain)
 app.command()(table)
+app.command(help=MERGE_HELP)(merge)
 app.command()(plugins)
 app.add_typer(new, name="new")
 app.command(help=CHECK_HELP)(check)

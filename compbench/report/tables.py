@@ -14,7 +14,7 @@ from tabulate import tabulate
 from compbench.errors import PluginError, one_line
 from compbench.records import Reporter
 from compbench.report.outcome import Outcome
-from compbench.report.remarks import remarks
+from compbench.report.remarks import joining_remarks, remarks
 from compbench.report.rows import Row, Sample, as_csv, make_rows
 from compbench.report.verdicts import REFERENCE, Decision, Verdict, judge
 
@@ -86,6 +86,7 @@ def results_table(outcome: Outcome) -> Table:
     ]
     found = [verdict for metric in verdicts for verdict in verdicts[metric]]
     sentences = [*_legend(metrics, divisor, unit), *_verdict_legend(outcome, found), *remarks(rows, shown)]
+    sentences += joining_remarks(outcome)
     return Table(headers, cells, ("arm", "status", "peak phase", *judged), sentences)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ABANDONED_SECONDS = 3600.0
 """Age at which a temporary file is nobody's any more: whoever was writing it has been killed."""
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[bytes | memoryview]) -> None:
@@ -51,6 +57,70 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         _sync_folder(folder.parent)
+
+
+@contextmanager
+def folder_in_the_making(place: Path) -> Iterator[Path]:
+    """A folder that is seen whole in its place, or not at all: it is made beside it, and moved there at the end.
+
+    What is in the place is exchanged for it, and then removed; who must keep it looks before. When the context ends
+    with an exception nothing of the folder is left, and what was in its place is as it was.
+
+    Args:
+        place: Where it belongs; folders above it are made.
+
+    Yields:
+        The folder to be filled.
+
+    Raises:
+        OSError: It can't be made or moved.
+    """
+    missing = [folder for folder in place.parents if not folder.exists()]
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        make_folder(place.parent)
+        _remove_abandoned_folders(place)
+        temporary.mkdir()
+        yield temporary
+        if place.exists():
+            _exchange(temporary, place)
+        else:
+            temporary.rename(place)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)  # what was in the place, if there was anything
+    _sync_folder(place.parent)
+
+
+def _exchange(new: Path, place: Path) -> None:
+    """Puts a folder into the place of another one and that into its own, at once where the system can do that."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is not None:
+        paths = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(place))
+        if rename(*paths, ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
+            return
+    # Some file systems can't, such as NFS: there, a crash between the two may leave the old one beside its place.
+    old = new.with_name(f"{new.name}.old")
+    try:
+        place.rename(old)
+        new.rename(place)
+        old.rename(new)
+    except BaseException:
+        if old.exists() and not place.exists():
+            old.rename(place)
+        raise
+
+
+def _remove_abandoned_folders(place: Path) -> None:
+    """Removes what was left of earlier attempts at a folder that were killed."""
+    for left in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def remove_abandoned(folder: Path, age_seconds: float = ABANDONED_SECONDS) -> None:

@@ -101,5 +101,6 @@ def _suite_from_1_to_2(content: Content) -> Content:
 
 CELL = Schema((_cell_from_1_to_2, _cell_from_2_to_3), sealed_since=3)
 SUITE = Schema((_suite_from_1_to_2,), sealed_since=2)
+MERGED = Schema(sealed_since=1)
 MACHINE = Schema()
 """A machine's file has the hash of its content for a name, which seals it."""
