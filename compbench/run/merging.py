@@ -193,9 +193,10 @@ def _check_different(directories: Sequence[Path]) -> None:
         raise SettingsError(f"only {', '.join(map(str, directories)) or 'no folder'} to join (allowed: two or more)")
     seen: dict[Path, Path] = {}
     for directory in directories:
-        earlier = seen.setdefault(directory.resolve(), directory)
-        if earlier is not directory:
-            raise SettingsError(f"{earlier} and {directory} are the same folder (allowed: each folder once)")
+        place = directory.resolve()
+        if place in seen:
+            raise SettingsError(f"{seen[place]} and {directory} are the same folder (allowed: each folder once)")
+        seen[place] = directory
 
 
 def _read(directory: Path, warn: Warn) -> Part:
