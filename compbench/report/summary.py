@@ -6,14 +6,12 @@ The page is made from the store alone and holds no time and no folder of its own
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from compbench.errors import StoreError
+from compbench.report.origin import PLACEMENTS, machine_text, origin_of, shared_settings, without_folders
 from compbench.report.outcome import Outcome, PlannedCell, read_outcome
 from compbench.report.rows import as_csv, make_rows
 from compbench.report.statistics import POWER
@@ -30,22 +28,9 @@ from compbench.report.tables import (
     words,
 )
 from compbench.report.verdicts import REFERENCE, Verdict, judge
-from compbench.run.affinity import Placement
 from compbench.run.files import write_atomically
-from compbench.run.machine import Machine
 from compbench.run.result import CellResult
 from compbench.run.store import LOGGER, Warn
-from compbench.suite.cell import PluginReference
-
-_FOLDERS = re.compile(r"(?<![\w.:/~-])(?:/[\w.@+~-]+)+/(?=[\w.@+~-])")
-
-
-_PLACEMENTS: dict[Placement, str] = {
-    "own": "each cell on some of its own",
-    "shared": "all that there are",
-    "refused": "all that there are, since the system refused to share them out",
-    "unknown": "not known to this system",
-}
 
 
 def write_results(directory: Path, warn: Warn = LOGGER.warning) -> str:
@@ -89,11 +74,6 @@ def readme(outcome: Outcome) -> str:
         f"`compbench table results/{outcome.name} --format github` (or `latex_booktabs`, `html`, `csv`).",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def without_folders(text: str) -> str:
-    """Text in which absolute paths are cut down to their last part: they name places on somebody's machine."""
-    return _FOLDERS.sub("", text)
 
 
 def _times(outcome: Outcome) -> list[str]:
@@ -183,68 +163,29 @@ def _listed(numbers: Iterable[int]) -> str:
 
 def _origin(outcome: Outcome) -> str:
     """The command, when, with which seeds, and on what."""
-    results = [cell.result for cell in outcome.cells if cell.result]
-    ok = sum(result.status == "ok" for result in results)
-    days = sorted({result.started_at[:10] for result in results if result.started_at})
+    origin = origin_of(outcome)
     lines = ["## How it was made", ""]
-    if outcome.command:
-        lines += ["```", without_folders(outcome.command), "```", ""]
-    lines.append(f"- cells: {len(outcome.cells)} in the suite, {len(results)} run, {ok} ok")
-    lines.append(f"- seeds: {_listed(result.cell.seed for result in results)}")
-    if days:
-        lines.append(f"- made: {' to '.join(dict.fromkeys((days[0], days[-1])))} (UTC)")
-    lines.append(f"- durations of the cells: {sum(result.seconds for result in results) / 60:.1f} minutes in all")
-    for digest in sorted({result.machine for result in results}):
-        share = sum(result.machine == digest for result in results)
-        of = "" if share == len(results) else f" of {share} cells"
-        machine = outcome.machines.get(digest)
-        lines.append(f"- machine{of}: {_machine(machine) if machine else 'not described in this folder'}")
-    times = [result.time for result in results if result.time]
-    if times:
-        lines.append(f"- threads when timing: {_listed(time.threads for time in times)}")
-        lines += [f"- allocator when timing: `{allocator}`" for allocator in sorted({time.allocator for time in times})]
-    places = {result.environment.placement for result in results if result.environment}
-    lines += [f"- cores of the cells: {said}" for place, said in _PLACEMENTS.items() if place in places]
+    if origin.command:
+        lines += ["```", origin.command, "```", ""]
+    lines.append(f"- cells: {origin.planned} in the suite, {origin.run} run, {origin.ok} ok")
+    lines.append(f"- seeds: {_listed(origin.seeds)}")
+    if origin.first_day:
+        lines.append(f"- made: {' to '.join(dict.fromkeys((origin.first_day, origin.last_day)))} (UTC)")
+    lines.append(f"- durations of the cells: {origin.seconds / 60:.1f} minutes in all")
+    for share in origin.machines:
+        of = "" if share.cells == origin.run else f" of {share.cells} cells"
+        lines.append(f"- machine{of}: {machine_text(share.machine)}")
+    if origin.threads:
+        lines.append(f"- threads when timing: {_listed(origin.threads)}")
+        lines += [f"- allocator when timing: `{allocator}`" for allocator in origin.allocators]
+    lines += [f"- cores of the cells: {PLACEMENTS[place]}" for place in origin.placements]
     return "\n".join(lines)
-
-
-def _machine(machine: Machine) -> str:
-    memory = f", {machine.memory_bytes / 1e9:.1f} GB" if machine.memory_bytes else ""
-    devices = f", {', '.join(machine.cuda_devices)}" if machine.cuda_devices else ""
-    commit = f" at {machine.commit}" if machine.commit else ""
-    return (
-        f"{machine.cpu}, {machine.cores} cores{memory}{devices}; {machine.os}, glibc {machine.glibc}; "
-        f"{machine.python}, torch {machine.torch}, compbench {machine.compbench}{commit}"
-    )
 
 
 def _settings(results: Sequence[CellResult]) -> str:
     """The settings that all cells share, and the strategies behind the arms."""
-    cells = [result.cell for result in results]
-    groups: dict[str, list[dict[str, Any]]] = {
-        "workload": [{"name": cell.workload.name, **cell.workload.fields} for cell in cells],
-        "training": [cell.training.model_dump(mode="json") for cell in cells],
-        "measuring": [cell.measuring.model_dump(mode="json") for cell in cells],
-        "capture": [cell.capture.model_dump(mode="json") for cell in cells],
-        "device": [{"name": cell.device} for cell in cells],
-    }
+    settings = shared_settings(results)
     lines = ["## Settings", "", "Those that differ between cells are named in the rows of the table.", ""]
-    for name, settings in groups.items():
-        shared = {key: value for key, value in settings[0].items() if all(s.get(key) == value for s in settings)}
-        values = ", ".join(
-            _plain(value) if key == "name" else f"{key} {_plain(value)}" for key, value in shared.items()
-        )
-        lines.append(f"- {name}: {without_folders(values)}")
+    lines += [f"- {part}: {values}" for part, values in settings.groups.items()]
     lines.append("- arms, with the fields that differ from their defaults:")
-    arms = {cell.label: ", then ".join(map(_strategy, cell.strategy)) for cell in cells}
-    return "\n".join([*lines, *(f"  - {label}: {without_folders(strategy)}" for label, strategy in arms.items())])
-
-
-def _strategy(plugin: PluginReference) -> str:
-    fields = ", ".join(f"{name} {_plain(value)}" for name, value in plugin.fields.items())
-    return f"{plugin.name} ({fields})" if fields else plugin.name
-
-
-def _plain(value: object) -> str:
-    """A setting's value as a suite's file may write it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return "\n".join([*lines, *(f"  - {label}: {strategy}" for label, strategy in settings.arms.items())])

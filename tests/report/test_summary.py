@@ -7,9 +7,10 @@ import shutil
 import pytest
 
 from compbench.errors import StoreError
+from compbench.report.origin import without_folders
 from compbench.report.outcome import read_outcome
 from compbench.report.rows import as_csv, make_rows
-from compbench.report.summary import readme, without_folders, write_results
+from compbench.report.summary import readme, write_results
 from compbench.report.tables import TERMINAL, as_text, results_table
 from compbench.run.environment import Environment
 from compbench.suite.cell import PluginReference, Training
