@@ -14,6 +14,8 @@ from compbench.cli.merge_command import HELP as MERGE_HELP
 from compbench.cli.merge_command import merge
 from compbench.cli.new_command import new
 from compbench.cli.plugins_command import plugins
+from compbench.cli.publish_command import HELP as PUBLISH_HELP
+from compbench.cli.publish_command import publish
 from compbench.cli.run_command import HELP as RUN_HELP
 from compbench.cli.run_command import run
 from compbench.cli.sites_command import HELP as SITES_HELP
@@ -38,6 +40,7 @@ Examples:
   compbench explain quick                      which of its results are up to date, and why others are not
   compbench table results/quick --format github
   compbench merge a/quick b/quick --into all/quick     one store of what several machines ran
+  compbench publish results/quick published/quick      a folder that can be read, cited, checked and made again
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
   compbench new compressor mine                a strategy of your own to begin with, in plugins/mine.py
@@ -60,6 +63,7 @@ app.command(help=TRACE_HELP)(trace)
 app.command(help=EXPLAIN_HELP)(explain)
 app.command()(table)
 app.command(help=MERGE_HELP)(merge)
+app.command(help=PUBLISH_HELP)(publish)
 app.command()(plugins)
 app.add_typer(new, name="new")
 app.command(help=CHECK_HELP)(check)

@@ -19,12 +19,14 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def write_atomically(path: Path, content: str | bytes | Iterable[bytes | memoryview]) -> None:
+def write_atomically(path: Path, content: str | bytes | Iterable[bytes | memoryview], durably: bool = True) -> None:
     """Writes a file so that it is seen whole or, after a crash at any moment, not at all or as it was before.
 
     Args:
         path: The file.
         content: Text, which is written as UTF-8, or bytes, or parts that follow each other.
+        durably: Whether to wait until it is on the disk, without which a crash of the machine may lose it. In a
+            :func:`folder_in_the_making` there is no need to: that waits for all of its files at once.
 
     Raises:
         OSError: It can't be written; no part of it is left behind.
@@ -38,13 +40,15 @@ def write_atomically(path: Path, content: str | bytes | Iterable[bytes | memoryv
                 content = content.encode("utf-8")
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    if durably:
+        _sync_folder(path.parent)
 
 
 def make_folder(path: Path) -> None:
@@ -82,6 +86,9 @@ def folder_in_the_making(place: Path) -> Iterator[Path]:
         _remove_abandoned_folders(place)
         temporary.mkdir()
         yield temporary
+        for inner, _, names in os.walk(temporary):
+            for name in (*names, "."):
+                _sync(os.path.join(inner, name))
         if place.exists():
             _exchange(temporary, place)
         else:
@@ -134,7 +141,11 @@ def remove_abandoned(folder: Path, age_seconds: float = ABANDONED_SECONDS) -> No
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(str(folder))
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

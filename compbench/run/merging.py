@@ -28,6 +28,9 @@ from compbench.run.merged import JoinedStore, LeftOut, MergeRecord, Prefer
 from compbench.run.result import CellResult
 from compbench.run.store import LOGGER, Store, SuiteRecord, Warn
 
+_JOINED = frozenset({"schema_version", "description", "keys", "command"})
+"""What suites' records may differ in: it is joined, or one of it is taken."""
+
 
 class MergeRefusedError(StoreError):
     """Stores that may not be joined; ``reasons`` has all that was found."""
@@ -172,7 +175,7 @@ def check_target(into: Path, sources: Iterable[Path]) -> None:
 
 
 def _fill(joined: Joined, folder: Path) -> None:
-    store = Store(folder)
+    store = Store(folder, durably=False)
     for name in ("cells", "logs", "machines"):
         make_folder(folder / name)
     for key, part in joined.taken.items():
@@ -226,21 +229,24 @@ def _read(directory: Path, warn: Warn) -> Part:
 
 
 def _of_other_suites(parts: Sequence[Part]) -> list[str]:
-    """That the folders are not of one suite, by what they say of it."""
-    said = {
-        "suites": [(part.name, f"'{part.suite.name}'") for part in parts],
-        "devices": [(part.name, part.suite.device) for part in parts],
-        "margins": [(part.name, _margins(part.suite.margins)) for part in parts],
-    }
-    return [
-        f"they are of several {what}: {by_value(values)}"
-        for what, values in said.items()
-        if len({value for _, value in values}) > 1
-    ]
+    """In what the folders differ in what they say of their suite, beside what may differ."""
+    reasons = []
+    for name in SuiteRecord.model_fields:
+        values = [(part.name, _in_words(getattr(part.suite, name))) for part in parts]
+        if name not in _JOINED and len({value for _, value in values}) > 1:
+            what = (
+                "they are of several suites" if name == "name" else f"their suites differ in {name.replace('_', ' ')}"
+            )
+            reasons.append(f"{what}: {by_value(values)}")
+    return reasons
 
 
-def _margins(margins: Mapping[str, float]) -> str:
-    return ", ".join(f"{metric} {margin:g}" for metric, margin in sorted(margins.items())) or "none"
+def _in_words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {own}" for name, own in sorted(value.items())) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, sorted(value))) or "none"
+    return f"'{value}'"
 
 
 def _other_plans(parts: Sequence[Part]) -> list[str]:

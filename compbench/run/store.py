@@ -92,11 +92,13 @@ class Store:
     Args:
         directory: The suite's own folder, such as ``results/quick``.
         warn: Is handed one line for each record that can't be used.
+        durably: Whether what is written is on the disk before anything else is done.
     """
 
-    def __init__(self, directory: Path, warn: Warn = LOGGER.warning) -> None:
+    def __init__(self, directory: Path, warn: Warn = LOGGER.warning, durably: bool = True) -> None:
         self.directory = directory
         self._warn = warn
+        self._durably = durably
 
     @classmethod
     def create(cls, results: Path, suite: str, warn: Warn = LOGGER.warning) -> Store:
@@ -305,7 +307,7 @@ class Store:
         """
         path = self.directory / "suite.yaml"
         try:
-            write_atomically(path, text)
+            write_atomically(path, text, self._durably)
         except OSError as error:
             raise _cannot("write", path, error) from error
 
@@ -350,7 +352,7 @@ class Store:
         except OSError as error:
             raise _cannot("read", original, error) from error
         try:
-            write_atomically(path, data)
+            write_atomically(path, data, self._durably)
         except OSError as error:
             raise _cannot("write", path, error) from error
 
@@ -360,7 +362,7 @@ class Store:
     def _write(self, path: Path, record: BaseModel) -> None:
         content = json.loads(record.model_dump_json())
         try:
-            write_atomically(path, seal(content, this_program()))
+            write_atomically(path, seal(content, this_program()), self._durably)
         except OSError as error:
             raise _cannot("write", path, error) from error
 

@@ -404,7 +404,7 @@ def test_very_many_cells_are_not_all_named(tmp_path):
     ("fields", "said"),
     [
         ({"name": "other"}, "they are of several suites: 'made_up' in {a} and 'other' in {b}"),
-        ({"margins": {"solved": 0.1}}, "they are of several margins: solved 0.05 in {a} and solved 0.1 in {b}"),
+        ({"margins": {"solved": 0.1}}, "their suites differ in margins: solved 0.05 in {a} and solved 0.1 in {b}"),
     ],
 )
 def test_folders_of_several_suites_are_refused(tmp_path, fields, said):

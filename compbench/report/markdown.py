@@ -1,0 +1,28 @@
+"""Text that comes from suites, plugins and records, in Markdown: it is shown as it is, and formats nothing."""
+
+from __future__ import annotations
+
+import re
+
+_MARKS = re.compile(r"[\\`*<]|&(?=#?\w+;)|~(?=~)|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_START = re.compile(r"^(\d*)([#+\-=.)>|])")
+"""What would begin a heading, a list or a line."""
+
+
+def escaped(text: str) -> str:
+    """One line of Markdown that shows the text; a name such as ``batch_size`` needs no escape, and has none."""
+    line = _MARKS.sub(lambda found: f"\\{found.group()}", " ".join(text.split()))
+    return _START.sub(r"\1\\\2", line)
+
+
+def fenced(text: str) -> str:
+    """A block of code that shows the text, whatever backticks are in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def image(text: str, path: str) -> str:
+    """An image at a relative path, whose letters need no escape."""
+    alternative = re.sub(r"\\.|[\[\]]", lambda found: found.group().rjust(2, "\\"), escaped(text))
+    return f"![{alternative}]({path})"
