@@ -20,6 +20,7 @@ from compbench.cli.run_command import HELP as RUN_HELP
 from compbench.cli.run_command import run
 from compbench.cli.sites_command import HELP as SITES_HELP
 from compbench.cli.sites_command import sites
+from compbench.cli.table_command import HELP as TABLE_HELP
 from compbench.cli.table_command import table
 from compbench.cli.trace_command import HELP as TRACE_HELP
 from compbench.cli.trace_command import trace
@@ -61,7 +62,7 @@ app.command(help=RUN_HELP)(run)
 app.command(help=SITES_HELP)(sites)
 app.command(help=TRACE_HELP)(trace)
 app.command(help=EXPLAIN_HELP)(explain)
-app.command()(table)
+app.command(help=TABLE_HELP)(table)
 app.command(help=MERGE_HELP)(merge)
 app.command(help=PUBLISH_HELP)(publish)
 app.command()(plugins)

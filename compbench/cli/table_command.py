@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from compbench.errors import SettingsError, StoreError, unknown
-from compbench.records import Reporter
-from compbench.registry import Registry, default_plugins_dir
-from compbench.report.curves import render_curves, render_curves_with
+from compbench.cli.printing import check_format, formatted, show, warn
+from compbench.errors import SettingsError
+from compbench.report.columns import Spread
+from compbench.report.curves import curves_table
+from compbench.report.formats import FORMATS, TERMINAL
 from compbench.report.outcome import read_outcome
-from compbench.report.tables import FORMATS, render, render_with
-from compbench.run.files import write_atomically
+from compbench.report.tables import View, results_table
+
+HELP = """
+Prints the table of a suite's results.
+
+csv and json have raw numbers under stable names; the other formats are for people, with sentences that say what is
+what, and the best of each column in bold. On a terminal a table is as wide as that allows; through a pipe it is always
+the same. Columns have the names that they have in the csv; several are separated by commas.
+
+\b
+Examples:
+  compbench table results/quick
+  compbench table results/trm_depth --format latex_booktabs --output table.tex
+  compbench table results/trm_depth --columns saved_bytes,saving,solved --only depth=4
+  compbench table results/trm_depth --by depth,arm --spread interval
+  compbench table results/trm_depth --by arm,depth,seed --columns solved --sort -solved
+  compbench table results/trm_depth --format csv
+  compbench table results/trm_depth --times
+  compbench table results/basis_drift --curve fidelity --format csv
+
+Exit status: 0 printed, 2 bad input.
+"""
 
 
 def table(
@@ -24,7 +44,40 @@ def table(
         typer.Option(
             "--format", help=f"One of {', '.join(FORMATS)}, or a format that a plugin adds.", metavar="FORMAT"
         ),
-    ] = "github",
+    ] = TERMINAL,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to show: figures, metrics, verdicts, settings, by the names of the csv. Of a figure also "
+            "NAME_mean, _median, _sd, _low, _high (of the 95 % interval), _min and _max over its cells.",
+            metavar="NAME[,NAME...]",
+        ),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a row stands for: arm, depth, seed, an axis of the matrix, or any setting of the workload, the "
+            "training or the capture; by default arm,depth.",
+            metavar="AXIS[,AXIS...]",
+        ),
+    ] = None,
+    spread: Annotated[
+        Spread, typer.Option(help="Beside the mean of a metric: its standard deviation, or the mean's 95 % interval.")
+    ] = "sd",
+    sort: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Sort rows by these columns, one with - before it from high to low; by default in the suite's order.",
+            metavar="[-]NAME[,...]",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Show part of the results: AXIS=VALUE[,VALUE...], as in compbench run.",
+            metavar="PATTERN",
+        ),
+    ] = None,
     times: Annotated[
         bool,
         typer.Option(
@@ -34,9 +87,8 @@ def table(
     curve: Annotated[
         list[str] | None,
         typer.Option(
-            "--curve",
-            help="Show a figure of the strategies over training instead, such as fidelity or rank; csv has every "
-            "point. May be given several times.",
+            help="Show a figure of the strategies over training instead, such as fidelity or rank; csv and json have "
+            "every point. May be given several times.",
             metavar="STATISTIC",
         ),
     ] = None,
@@ -46,46 +98,51 @@ def table(
         typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
     ] = None,
 ) -> None:
-    """Prints the table of a suite's results.
-
-    csv has raw numbers under stable names, those of times among them; the other formats are for people, with sentences
-    that say what is what.
-
-    \b
-    Examples:
-      compbench table results/quick
-      compbench table results/trm_depth --format latex_booktabs --output table.tex
-      compbench table results/trm_depth --format csv
-      compbench table results/trm_depth --times
-      compbench table results/basis_drift --curve fidelity --format csv
-    """  # noqa: D301 - a backspace is what keeps the examples on lines of their own
-    if curve and times:
-        raise SettingsError("--curve beside --times (allowed: one of them, since each is a table of its own)")
-    outcome = read_outcome(directory, _warn)
-    reporter = None if layout in FORMATS else _reporter(layout, plugins_dir)
+    """Prints the table of a suite's results."""
+    view = View(
+        by=names(by, "--by"),
+        columns=names(columns, "--columns"),
+        spread=spread,
+        sort=names(sort, "--sort"),
+        only=only or (),
+        times=times,
+    )
     if curve:
-        text = render_curves_with(reporter, outcome, curve) if reporter else render_curves(outcome, curve, layout)
-    else:
-        text = render_with(reporter, outcome) if reporter else render(outcome, layout, times)
-    text = text.rstrip("\n") + "\n"
-    if output is None:
-        print(text, end="")
-        return
-    try:
-        write_atomically(output, text)
-    except OSError as error:
-        raise StoreError(f"can't write {output}: {error.strerror or error}") from error
+        _alone("--curve", view)
+    if times and view.columns:
+        raise SettingsError("--times beside --columns (allowed: one of them, since both say which columns there are)")
+    check_format(layout, plugins_dir)
+    outcome = read_outcome(directory, warn)
+    found = curves_table(outcome, curve) if curve else results_table(outcome, view)
+    show(formatted(found, layout, output, plugins_dir), output)
 
 
-def _reporter(name: str, plugins_dir: Path | None) -> Reporter:
-    """The format that a plugin adds; plugins are loaded for these alone, since it takes a while."""
-    registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
-    claimed = any((conflict.kind, conflict.name) == ("reporter", name) for conflict in registry.conflicts)
-    if name not in registry.reporters and not claimed and not registry.broken_reason("reporter", name):
-        raise SettingsError(unknown("format", name, [*FORMATS, *registry.reporters]))
-    found: Reporter = registry.find("reporter", name).record
+def names(given: list[str] | None, option: str) -> tuple[str, ...]:
+    """Names from an option that has several at once, separated by commas, and may be repeated.
+
+    Raises:
+        SettingsError: one of them is empty.
+    """
+    found = tuple(name.strip() for words in given or () for name in words.split(","))
+    if not all(name.removeprefix("-") for name in found):
+        raise SettingsError(f"{option} {' '.join(given or ())}: an empty name (allowed: names separated by commas)")
     return found
 
 
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+def _alone(option: str, view: View) -> None:
+    """Whether an option that makes a table of its own stands without those that choose from another.
+
+    Raises:
+        SettingsError: it does not.
+    """
+    given = {
+        "--times": view.times,
+        "--columns": view.columns,
+        "--by": view.by,
+        "--sort": view.sort,
+        "--only": view.only,
+        "--spread": view.spread != "sd",
+    }
+    beside = [name for name, is_given in given.items() if is_given]
+    if beside:
+        raise SettingsError(f"{option} beside {', '.join(beside)} (allowed: by itself, since it is a table of its own)")

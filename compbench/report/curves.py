@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 
 from compbench.errors import SettingsError, unknown
-from compbench.records import Reporter
+from compbench.report.formats import Table
 from compbench.report.outcome import Outcome, PlannedCell
-from compbench.report.tables import NOT_AVAILABLE, Table, as_text, figures, render_records_with
+from compbench.report.wording import NOT_AVAILABLE, figures, words
 
 _SHOWN_STEPS = 8
 """The most steps that a table for people has."""
@@ -66,40 +64,17 @@ def curve_points(outcome: Outcome, statistics: Sequence[str]) -> list[Point]:
     ]
 
 
-def render_curves(outcome: Outcome, statistics: Sequence[str], layout: str) -> str:
-    """The curves in one of :data:`~compbench.report.tables.FORMATS`: every point as CSV, else a table for people.
+def _curve(cell: PlannedCell) -> Sequence[dict[str, float]]:
+    return cell.result.statistics_curve if cell.result else ()
+
+
+def curves_table(outcome: Outcome, statistics: Sequence[str]) -> Table:
+    """A row for each curve of an arm at a depth, its mean over seeds at a few of its steps; as raw numbers every point.
 
     Raises:
         SettingsError: as :func:`curve_points` does.
     """
     points = curve_points(outcome, statistics)
-    return _as_csv(points) if layout == "csv" else as_text(_table(outcome, points), layout)
-
-
-def render_curves_with(reporter: Reporter, outcome: Outcome, statistics: Sequence[str]) -> str:
-    """The points, keyed by :data:`COLUMNS`, as a plugin's format has them.
-
-    Raises:
-        SettingsError: as :func:`curve_points` does.
-        PluginError: the reporter raises, or returns something other than text.
-    """
-    return render_records_with(reporter, [asdict(point) for point in curve_points(outcome, statistics)])
-
-
-def _curve(cell: PlannedCell) -> Sequence[dict[str, float]]:
-    return cell.result.statistics_curve if cell.result else ()
-
-
-def _as_csv(points: Sequence[Point]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(point) for point in points)
-    return text.getvalue()
-
-
-def _table(outcome: Outcome, points: Sequence[Point]) -> Table:
-    """A row for each curve of an arm at a depth, its mean over seeds at a few of its steps."""
     steps = sorted({point.step for point in points})
     shown = _spread(steps)
     values: dict[tuple[str, int, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -124,7 +99,7 @@ def _table(outcome: Outcome, points: Sequence[Point]) -> Table:
         "average. Mean over the seeds that got so far; '-' where there is no figure (yet).",
     ]
     if len(shown) < len(steps):
-        sentences.append(f"{len(shown)} of {len(steps)} points of a curve are shown; csv has all of them.")
+        sentences.append(f"{len(shown)} of {len(steps)} points of a curve are shown; csv and json have all of them.")
     without = [arm for arm in dict.fromkeys(cell.arm for cell in outcome.cells) if arm not in {p.arm for p in points}]
     if without:
         sentences.append(f"without any such figure: {', '.join(without)}.")
@@ -133,7 +108,16 @@ def _table(outcome: Outcome, points: Sequence[Point]) -> Table:
         for cell in outcome.cells
         if _curve(cell) and cell.status != "ok"
     ]
-    return Table(headers, cells, ("arm", "statistic"), sentences)
+    return Table(
+        headers,
+        cells,
+        ("arm", "statistic"),
+        sentences,
+        caption=f"{outcome.name}: {', '.join(map(words, dict.fromkeys(statistics)))} over training",
+        columns=COLUMNS,
+        records=[asdict(point) for point in points],
+        facts={"suite": outcome.name, "description": outcome.description.strip()},
+    )
 
 
 def _value(value: float) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 
-_MARKS = re.compile(r"[\\`*<]|&(?=#?\w+;)|~(?=~)|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+from compbench.report.formats.markdown import escaped as escaped_within
+from compbench.report.formats.text import visible
+
 _START = re.compile(r"^(\d*)([#+\-=.)>|])")
-"""What would begin a heading, a list or a line."""
+"""What would begin a heading, a list, a quotation or a line."""
 
 
 def escaped(text: str) -> str:
     """One line of Markdown that shows the text; a name such as ``batch_size`` needs no escape, and has none."""
-    line = _MARKS.sub(lambda found: f"\\{found.group()}", " ".join(text.split()))
-    return _START.sub(r"\1\\\2", line)
+    return _START.sub(r"\1\\\2", escaped_within(visible(text)))
 
 
 def fenced(text: str) -> str:

@@ -21,15 +21,17 @@ from compbench.report.checksums import CHECKSUMS, digest, files_in, read_checksu
 from compbench.report.citation import Author, citation
 from compbench.report.cleaning import mentions
 from compbench.report.figures import Figure, as_pdf, as_png, as_svg, make_figures
+from compbench.report.formats import as_text
 from compbench.report.origin import origin_of
 from compbench.report.outcome import Outcome, read_outcome
+from compbench.report.page import make_page
 from compbench.report.publication_page import Contents, incomplete, publication_page
 from compbench.report.snapshot import Snapshot
-from compbench.report.tables import render
+from compbench.report.tables import results_table
 from compbench.run.files import folder_in_the_making, make_folder, write_atomically
 from compbench.run.store import LOGGER, Store, Warn
 
-TABLES = {"table.csv": "csv", "table.tex": "latex_booktabs"}
+TABLES = {"table.csv": "csv", "table.json": "json", "table.tex": "latex_booktabs"}
 """The files that hold the table, with their formats."""
 
 _FILES = {
@@ -186,8 +188,9 @@ def _not_replaceable(place: Path, suite: str) -> str:
 
 def _write(folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence[str], options: PublishOptions) -> None:
     """Puts into the folder what is made of the records in it."""
+    table = results_table(outcome)
     for name, layout in TABLES.items():
-        write_atomically(folder / name, render(outcome, layout).rstrip("\n") + "\n", durably=False)
+        write_atomically(folder / name, as_text(table, layout).rstrip("\n") + "\n", durably=False)
     figures = make_figures(outcome)
     drawn = [figure for figure in figures if isinstance(figure, Figure)]
     if drawn:
@@ -195,6 +198,7 @@ def _write(folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence
     for figure in drawn:
         for suffix, content in _drawn(figure):
             write_atomically(folder / "figures" / f"{figure.name}.{suffix}", content, durably=False)
+    write_atomically(folder / "report.html", make_page(outcome, folder), durably=False)
     day = origin_of(outcome).last_day
     contents = Contents(
         title=f"{outcome.name}: results of compbench",

@@ -1,22 +1,19 @@
-"""One row an arm and depth: the cells of all seeds as a few raw numbers under stable names."""
+"""One row a group of cells, by default an arm and depth: all seeds as a few raw numbers under stable names."""
 
 from __future__ import annotations
 
-import csv
-import io
-import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
-import numpy as np
-
-from compbench.measure.results import PhaseName, Time
+from compbench.report.axes import Axes, cell_axes, check_axes, grouped, shown
+from compbench.report.formats import as_csv as records_as_csv
 from compbench.report.outcome import Outcome, PlannedCell
+from compbench.report.quantities import MOMENTS, QUANTITIES, STATISTIC, Number, Quantity, metric, moment, statistic
+from compbench.report.wording import RATES
 from compbench.run.result import CellResult, Status
-
-_T = TypeVar("_T")
+from compbench.run.selection import matching
 
 COLUMNS = (
     "arm",
@@ -47,9 +44,13 @@ COLUMNS = (
     "page_faults",
     "uncompressed_page_faults",
 )
+"""Of the CSV, which has the mean and standard deviation of further metrics behind them."""
 
 STATUSES = get_args(Status)
 """The order in which statuses are counted."""
+
+BY_DEFAULT = ("arm", "depth")
+"""The axes of a row unless others are asked for; the arm is then told with the values of further axes."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Row:
-    """An arm at a depth. Numbers are over the seeds whose status is ``ok``; None where there is no such number.
+    """The cells of a group. Numbers are over those whose status is ``ok``; None where there is no such number.
 
     Attributes:
+        axes: what the cells of the row have in common, by the axes that rows are grouped by.
+        arm: the arm, with the values of further axes if all cells have the same; empty where they are of several arms.
+        depth: the depth, or the least of several.
         status: ``ok`` when every seed that was run is, else a count by status such as ``ok 1, oom 1``; ``missing`` when
             none was.
         seeds: number of seeds that are ok.
@@ -112,33 +116,114 @@ class Row:
     uncompressed_page_faults: int | None
     metrics: Mapping[str, Sample]
     cells: tuple[PlannedCell, ...]
+    axes: Axes = field(default_factory=dict)
 
-    def record(self) -> dict[str, Any]:
-        """The raw numbers by the CSV's column names, in the CSV's order; None where there is none."""
-        values: dict[str, Any] = {}
-        for column in COLUMNS:
-            metric, _, moment = column.rpartition("_")
-            if moment in ("mean", "sd"):
-                sample = self.metrics.get(metric)
-                values[column] = getattr(sample, moment) if sample else None
-            else:
-                values[column] = getattr(self, column)
-        return values
+    def record(self, columns: Sequence[str] = COLUMNS) -> dict[str, Any]:
+        """The raw numbers of some columns, in that order; None where there is none."""
+        return {column: self.value(column) for column in columns}
+
+    def value(self, column: str) -> Any:
+        """The raw number under a column's name; None where there is none.
+
+        That is an axis, ``arm``, ``depth``, ``status``, ``seeds``, ``cells`` or ``peak_phase``, the name of a figure or
+        metric, or one of these with a moment such as ``solved_sd``.
+        """
+        if column in self.axes:
+            return self.axes[column]
+        if column in _PLAIN:
+            return len(ok_results(self.cells)) if column == "cells" else getattr(self, column)
+        quantity, of = figure(column, metric_names([self]))
+        if quantity is None:
+            return None
+        results = ok_results(self.cells)
+        return moment(quantity.values(results), of) if of else quantity.over(results)
+
+    @property
+    def name(self) -> str:
+        """What the row is called in a sentence."""
+        if tuple(self.axes) == BY_DEFAULT:
+            return f"{self.arm} at depth {self.depth}"
+        return ", ".join(f"{axis} {shown(value)}" for axis, value in self.axes.items())
 
 
-def make_rows(outcome: Outcome) -> list[Row]:
-    """The rows of a suite's results: arms in the suite's order, depths ascending. No planned cell is left out."""
-    return [_row(arm, depth, cells) for (arm, depth), cells in outcome.groups.items()]
+_PLAIN = ("arm", "depth", "status", "seeds", "cells", "peak_phase")
+"""Columns that are no figures."""
+
+
+def make_rows(outcome: Outcome, by: Sequence[str] = (), only: Sequence[str] = ()) -> list[Row]:
+    """The rows of a suite's results: arms in the suite's order, numbers ascending. No planned cell is left out.
+
+    Args:
+        outcome: the suite's results.
+        by: the axes by which cells are grouped (:func:`~.axes.cell_axes`); by default arm and depth, where the arm is
+            told with the values of further axes.
+        only: which cells, as in ``compbench run --only``.
+
+    Raises:
+        SettingsError: there is no such axis, or no such cell.
+    """
+    if by:
+        check_axes(by, cell_axes(outcome), "--by")
+        groups = grouped(outcome, by)
+    else:
+        groups = [(dict(zip(BY_DEFAULT, group, strict=True)), cells) for group, cells in outcome.groups.items()]
+    if only:
+        kept = chosen_cells(outcome, only)
+        groups = [(axes, tuple(cell for cell in cells if cell.key in kept)) for axes, cells in groups]
+    return [_row(axes, cells) for axes, cells in groups if cells]
+
+
+def chosen_cells(outcome: Outcome, only: Sequence[str]) -> set[str]:
+    """The keys of the planned cells that match patterns as in ``compbench run --only``.
+
+    Raises:
+        SettingsError: a pattern that is none, names an unknown axis or matches nothing.
+    """
+    axes = cell_axes(outcome)
+    written = [{name: shown(value) for name, value in found.items()} for found in axes.values()]
+    return {key for key, chosen in zip(axes, matching(written, only), strict=True) if chosen}
+
+
+def csv_columns(rows: Iterable[Row]) -> list[str]:
+    """:data:`COLUMNS`, and the mean and standard deviation of all other metrics of some rows."""
+    known = {column.rpartition("_")[0] for column in COLUMNS}
+    others = [name for name in metric_names(rows) if name not in known]
+    return [*COLUMNS, *(f"{name}_{moment}" for name in others for moment in ("mean", "sd"))]
 
 
 def as_csv(rows: Iterable[Row]) -> str:
     """The rows as CSV: bytes are integers, fractions are not rounded, a number that is not there is left empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(row.record())
-    return text.getvalue()
+    listed = list(rows)
+    columns = csv_columns(listed)
+    return records_as_csv(columns, [row.record(columns) for row in listed])
+
+
+def metric_names(rows: Iterable[Row]) -> list[str]:
+    """The held-out metrics of some rows: the well-known ones first, then in order of appearance."""
+    found = dict.fromkeys(name for row in rows for result in ok_results(row.cells) for name in result.metrics)
+    return [name for name in RATES if name in found] + [name for name in found if name not in RATES]
+
+
+def figure(column: str, metrics: Iterable[str], judged: Iterable[str] = ()) -> tuple[Quantity | None, str]:
+    """The figure of a column's name, and the moment that it asks for, or none and an empty text.
+
+    Args:
+        column: such as ``saved_bytes``, ``solved``, ``solved_sd`` or ``statistics.rank``.
+        metrics: the names of metrics that there are.
+        judged: those for which the suite has a margin.
+    """
+    known = set(metrics)
+    base, _, ending = column.rpartition("_")
+    for name, of in ((column, ""), (base, ending)):
+        if of and of not in MOMENTS:
+            break
+        if name in QUANTITIES:
+            return QUANTITIES[name], of
+        if name in known:
+            return metric(name, name in set(judged)), of
+        if name.startswith(STATISTIC):
+            return statistic(name.removeprefix(STATISTIC)), of
+    return None, ""
 
 
 def ok_results(cells: Iterable[PlannedCell]) -> list[CellResult]:
@@ -146,72 +231,26 @@ def ok_results(cells: Iterable[PlannedCell]) -> list[CellResult]:
     return [cell.result for cell in cells if cell.result is not None and cell.result.status == "ok"]
 
 
-def _row(arm: str, depth: int, cells: tuple[PlannedCell, ...]) -> Row:
+def _row(axes: Axes, cells: tuple[PlannedCell, ...]) -> Row:
     results = ok_results(cells)
+    labels, depths = ({getattr(cell, name) for cell in cells} for name in ("arm", "depth"))
+    peak = QUANTITIES["peak_delta_bytes"].over(results)
     memories = [result.memory for result in results if result.memory]
-    saved = _known(statistics.median_low, [memory.saved_bytes for memory in memories])
-    uncompressed = _known(statistics.median_low, [memory.uncompressed_bytes for memory in memories])
-    peak = _known(statistics.median_low, [memory.peak_delta_bytes for memory in memories])
+    figures: dict[str, Any] = {name: QUANTITIES[name].over(results) for name in _FIGURES}
     return Row(
-        arm=arm,
-        depth=depth,
+        arm=axes.get("arm", next(iter(labels)) if len(labels) == 1 else ""),
+        depth=min(depths),
         status=_status(cells),
-        seeds=len(results),
-        saved_bytes=saved,
-        uncompressed_bytes=uncompressed,
-        saving=None if saved is None or not uncompressed else 1 - saved / uncompressed,
-        peak_delta_bytes=peak,
+        seeds=len({result.cell.seed for result in results}),
         peak_phase=next((memory.peak_phase for memory in memories if memory.peak_delta_bytes == peak), None),
-        time_ratio=_known(statistics.median, [result.time.ratio for result in results if result.time]),
-        gradient_cosine=_known(_mean, [result.fidelity.gradient_cosine for result in results if result.fidelity]),
-        **_time_figures([result.time for result in results if result.time]),
-        **_flop_figures(results),
         metrics=_metrics(results),
         cells=cells,
+        axes=axes,
+        **figures,
     )
 
 
-def _time_figures(times: Sequence[Time]) -> dict[str, Any]:
-    """Where the time of a step goes; None in older records' stead."""
-    phased = [time for time in times if time.phases]
-
-    def ratios(phase: PhaseName) -> list[float]:
-        return [ratio for time in phased if (ratio := time.phases[phase].ratio) is not None]
-
-    return {
-        "forward_ratio": _known(statistics.median, ratios("forward")),
-        "backward_ratio": _known(statistics.median, ratios("backward")),
-        "update_share": _known(
-            statistics.median, [time.phases["update"].seconds / time.uncompressed_step_seconds for time in phased]
-        ),
-        "step_seconds": _known(statistics.median, [time.step_seconds for time in times]),
-        "uncompressed_step_seconds": _known(statistics.median, [time.uncompressed_step_seconds for time in times]),
-        "page_faults": _known(
-            statistics.median_low, [time.page_faults for time in times if time.page_faults is not None]
-        ),
-        "uncompressed_page_faults": _known(
-            statistics.median_low,
-            [time.uncompressed_page_faults for time in times if time.uncompressed_page_faults is not None],
-        ),
-    }
-
-
-def _flop_figures(results: Sequence[CellResult]) -> dict[str, Any]:
-    """The arithmetic of a step, and how fast it was done."""
-    counted = [result.arithmetic for result in results if result.arithmetic]
-    timed = [(result.arithmetic, result.time) for result in results if result.arithmetic and result.time]
-    return {
-        "flops": _known(statistics.median_low, [found.flops.total for found in counted]),
-        "uncompressed_flops": _known(statistics.median_low, [found.uncompressed_flops.total for found in counted]),
-        "flop_ratio": _known(statistics.median, [found.ratio for found in counted if found.ratio is not None]),
-        "gflop_per_second": _known(
-            statistics.median, [found.flops.total / time.step_seconds / 1e9 for found, time in timed]
-        ),
-        "uncompressed_gflop_per_second": _known(
-            statistics.median,
-            [found.uncompressed_flops.total / time.uncompressed_step_seconds / 1e9 for found, time in timed],
-        ),
-    }
+_FIGURES = tuple(name for name in COLUMNS if name in QUANTITIES)
 
 
 def _status(cells: Sequence[PlannedCell]) -> str:
@@ -227,14 +266,8 @@ def _metrics(results: Sequence[CellResult]) -> dict[str, Sample]:
     names = dict.fromkeys(name for result in results for name in result.metrics)
     samples = {}
     for name in names:
-        values = [result.metrics[name] for result in results if name in result.metrics]
-        samples[name] = Sample(_mean(values), float(np.std(values, ddof=1)) if len(values) > 1 else None)
+        values: list[Number] = metric(name).values(results)
+        mean = moment(values, "mean")
+        if mean is not None:
+            samples[name] = Sample(mean, moment(values, "sd"))
     return samples
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
-
-
-def _known(measure: Callable[[list[_T]], _T], values: list[_T]) -> _T | None:
-    return measure(values) if values else None

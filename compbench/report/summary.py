@@ -5,41 +5,40 @@ The page is made from the store alone and holds no time and no folder of its own
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from compbench.errors import StoreError
+from compbench.report.formats import TERMINAL, Screen, Table, as_text
 from compbench.report.markdown import escaped, fenced
 from compbench.report.origin import PLACEMENTS, machine_text, origin_of, shared_settings, without_folders
 from compbench.report.outcome import Outcome, PlannedCell, read_outcome
 from compbench.report.rows import as_csv, make_rows
 from compbench.report.statistics import POWER
-from compbench.report.tables import (
-    NOT_AVAILABLE,
-    TERMINAL,
-    Table,
-    as_text,
-    difference,
-    difference_unit,
-    figures,
-    results_table,
-    times_table,
-    words,
-)
+from compbench.report.tables import results_table, times_table
 from compbench.report.verdicts import REFERENCE, Verdict, judge
+from compbench.report.wording import NOT_AVAILABLE, difference, difference_unit, figures, words
 from compbench.run.files import write_atomically
 from compbench.run.result import CellResult
 from compbench.run.store import LOGGER, Warn
 
+VERDICTS_EXPLAINED = (
+    "Differences are arm minus reference. The lower bound is one-sided at 95 % and not adjusted. p is that of the "
+    "paired t test against a loss of the margin or more, then adjusted by Holm's method over the table. Exact p is "
+    "that of the sign-flip test of the same question, with the smallest value that so many pairs can give. Dropped "
+    "are planned seeds without a pair; the correlation is that between arm and reference."
+)
+"""What stands above :func:`verdict_table`."""
 
-def write_results(directory: Path, warn: Warn = LOGGER.warning) -> str:
+
+def write_results(directory: Path, warn: Warn = LOGGER.warning, screen: Screen | None = None) -> str:
     """Writes ``README.md`` and ``table.csv`` into a suite's results folder.
 
     Args:
         directory: the suite's own folder, such as ``results/quick``.
         warn: is handed one line for each record that can't be used.
+        screen: what the table is shown on.
 
     Returns:
         The table as text, for a terminal.
@@ -53,7 +52,7 @@ def write_results(directory: Path, warn: Warn = LOGGER.warning) -> str:
             write_atomically(directory / name, text)
         except OSError as error:
             raise StoreError(f"can't write {directory / name}: {error.strerror or error}") from error
-    return as_text(results_table(outcome), TERMINAL)
+    return as_text(results_table(outcome), TERMINAL, screen)
 
 
 def readme(outcome: Outcome, notice: str = "", figures: str = "", closing: str = "") -> str:
@@ -65,13 +64,11 @@ def readme(outcome: Outcome, notice: str = "", figures: str = "", closing: str =
         figures: what stands below it.
         closing: what stands at the end, in the place of where the numbers are.
     """
-    table = results_table(outcome)
     sections = [
         f"# {escaped(outcome.name)}",
         escaped(outcome.description),
         notice,
-        as_text(dataclasses.replace(table, sentences=()), "github").strip(),
-        "\n".join(f"- {sentence}" for sentence in table.sentences),
+        as_text(results_table(outcome), "github").strip(),
         figures,
         *_times(outcome),
         *_verdicts(outcome),
@@ -81,7 +78,7 @@ def readme(outcome: Outcome, notice: str = "", figures: str = "", closing: str =
         closing
         or "`table.csv` has the raw numbers under stable names; `cells/` has every cell's record, with all its "
         "metrics, its loss curve and what each site kept. The table is made again from these by "
-        f"`compbench table results/{outcome.name} --format github` (or `latex_booktabs`, `html`, `csv`).",
+        f"`compbench table results/{outcome.name} --format github` (or `latex_booktabs`, `html`, `csv`, `json`).",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -100,19 +97,17 @@ def _verdicts(outcome: Outcome) -> list[str]:
         return []
     sections = [
         f"## Against `{REFERENCE}`, paired by seed",
-        "Differences are arm minus reference. The lower bound is one-sided at 95 % and not adjusted. p is that of the "
-        "paired t test against a loss of the margin or more, then adjusted by Holm's method over the table. Exact p is "
-        "that of the sign-flip test of the same question, with the smallest value that so many pairs can give. Dropped "
-        "are planned seeds without a pair; the correlation is that between arm and reference.",
+        VERDICTS_EXPLAINED,
     ]
     for metric, margin in outcome.margins.items():
         verdicts = [verdict for verdict in judge(outcome, metric, margin) if verdict.decision != "reference"]
         sections.append(f"### {words(metric)}, margin {difference(metric, margin)}{difference_unit(metric)}")
-        sections.append(as_text(_verdict_table(metric, verdicts), "github").strip())
+        sections.append(as_text(verdict_table(metric, verdicts), "github").strip())
     return sections
 
 
-def _verdict_table(metric: str, verdicts: Sequence[Verdict]) -> Table:
+def verdict_table(metric: str, verdicts: Sequence[Verdict]) -> Table:
+    """The numbers that verdicts on a metric rest on, and what would settle those that are open."""
     headers = ["arm", "depth", "verdict", "pairs", "dropped", "mean difference", "SD", "smallest", "lower bound"]
     headers += ["p", "Holm p", "exact p (floor)", "not worse", "correlation"]
     sentences = [

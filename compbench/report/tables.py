@@ -1,294 +1,251 @@
-"""The table for people: rows as text in several formats, with sentences that say what is what."""
+"""The tables of a suite's results: which rows and columns they have, and what is said under them."""
 
 from __future__ import annotations
 
-import html
-import math
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tabulate import tabulate
-
-from compbench.errors import PluginError, one_line
-from compbench.records import Reporter
+from compbench.report.axes import cell_axes, known_axes
+from compbench.report.axes import shown as shown_value
+from compbench.report.best import SENTENCE, best_places
+from compbench.report.columns import VERDICT, Catalogue, Column, Spread
+from compbench.report.formats import FORMATS, TERMINAL, Place, Screen, Table, Tone, as_text
+from compbench.report.legend import grouping_legend, legend, verdict_legend
 from compbench.report.outcome import Outcome
 from compbench.report.remarks import joining_remarks, remarks
-from compbench.report.rows import Row, Sample, as_csv, make_rows
-from compbench.report.verdicts import REFERENCE, Decision, Verdict, judge
+from compbench.report.rows import BY_DEFAULT, Row, chosen_cells, csv_columns, make_rows, metric_names
+from compbench.report.verdicts import judge
+from compbench.report.wording import (
+    NOT_AVAILABLE,
+    RATES,
+    difference,
+    difference_unit,
+    figures,
+    words,
+)
 
-FORMATS = ("github", "latex_booktabs", "html", "csv")
-"""The formats that need no plugin."""
+TIMES = (
+    "time_ratio",
+    "forward_ratio",
+    "backward_ratio",
+    "update_share",
+    "step_seconds",
+    "uncompressed_step_seconds",
+    "flop_ratio",
+    "gflop_per_second",
+    "uncompressed_gflop_per_second",
+    "page_faults",
+    "uncompressed_page_faults",
+)
+"""The columns that say where the time of a step goes, and what arithmetic it is for."""
 
-RATES = ("token_accuracy", "solved")
-"""Metrics that are fractions of what could be right: shown in percent, and their differences in points."""
+SCHEMA_VERSION = 1
+"""Of the JSON that tables are written in."""
 
-TERMINAL = "simple"
-"""The layout for a terminal: headers are broken into short lines, so that a row fits on one."""
-
-NOT_AVAILABLE = "-"
-
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
-_NARROW = 10
-
-_DECISIONS: dict[Decision, str] = {
-    "non-inferior": "non-inferior: shown to lose less than the margin",
-    "degraded": "degraded: shown to be worse",
-    "inconclusive": "inconclusive: these seeds show neither, which is no evidence that nothing is lost",
-    "not tested": "not tested: fewer than three pairs, or nothing to compare",
-    "not paired": "not paired: the runs of a seed did not start alike, so they can't be compared",
-}
+_FOLDABLE = ("status", "seeds", "peak_phase")
+_TONES: Mapping[str, Tone] = {"non-inferior": "good", "inconclusive": "doubtful", "degraded": "bad"}
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table as text.
+class View:
+    """What of a suite's results a table shows.
 
     Attributes:
-        headers: names of the columns.
-        cells: one list of strings a row, as long as ``headers``.
-        words: the columns that hold words and are set flush left; numbers are set flush right.
-        sentences: what stands under it.
+        by: the axes of its rows; by default arm and depth.
+        columns: its columns, by the names that they have in the CSV; by default those that most readers ask for.
+        spread: what stands beside the mean of a metric.
+        sort: the columns by which rows are sorted, one with ``-`` before it from high to low; by default rows are in
+            the suite's order.
+        only: patterns of cells, as in ``compbench run --only``.
+        times: whether the columns are :data:`TIMES`.
     """
 
-    headers: Sequence[str]
-    cells: Sequence[Sequence[str]]
-    words: Sequence[str]
-    sentences: Sequence[str] = ()
+    by: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    spread: Spread = "sd"
+    sort: Sequence[str] = ()
+    only: Sequence[str] = ()
+    times: bool = False
 
 
-def render(outcome: Outcome, layout: str, times: bool = False) -> str:
-    """The table of a suite's results in one of :data:`FORMATS`, or that of its times; CSV has the figures of both."""
-    if layout == "csv":
-        return as_csv(make_rows(outcome))
-    return as_text(times_table(outcome) if times else results_table(outcome), layout)
+def results_table(outcome: Outcome, view: View | None = None) -> Table:
+    """A row an arm and depth, or whatever else is asked for.
 
+    Of what has not been run at all there is no row for people but a sentence; the raw numbers have a row for it, too.
 
-def results_table(outcome: Outcome) -> Table:
-    """A row an arm and depth, with a verdict for every metric that has a margin.
-
-    Arms and depths of which nothing has been run yet are named in a sentence instead.
+    Raises:
+        SettingsError: there is no such axis, column or cell.
     """
-    rows = make_rows(outcome)
-    shown = [row for row in rows if any(cell.result for cell in row.cells)]
+    view = view or View()
+    by = tuple(view.by) or BY_DEFAULT
+    rows = make_rows(outcome, view.by, view.only)
     verdicts = {metric: judge(outcome, metric, margin) for metric, margin in outcome.margins.items()}
-    metrics = metric_names(shown)
-    sizes = [size for row in shown for size in (row.saved_bytes, row.peak_delta_bytes) if size is not None]
-    divisor, unit = next((pair for pair in _UNITS if max(sizes, default=0) >= pair[0]), _UNITS[-1])
-    judged = [f"{words(metric)} verdict" for metric in verdicts]
-    headers = ["arm", "depth", "status", "seeds", f"saved {unit}", "saving %", f"peak delta {unit}", "peak phase"]
-    headers += ["time ratio", *map(_metric_header, metrics), "gradient cosine", *judged]
-    decisions = {(v.metric, v.arm, v.depth): v.decision for found in verdicts.values() for v in found}
-    cells = [
-        [*_row_text(row, metrics, divisor), *(decisions[metric, row.arm, row.depth] for metric in verdicts)]
-        for row in shown
-    ]
-    found = [verdict for metric in verdicts for verdict in verdicts[metric]]
-    sentences = [*_legend(metrics, divisor, unit), *_verdict_legend(outcome, found), *remarks(rows, shown)]
-    sentences += joining_remarks(outcome)
-    return Table(headers, cells, ("arm", "status", "peak phase", *judged), sentences)
+    catalogue = Catalogue(rows, by, view.spread, outcome.groups, verdicts)
+    rows = _sorted(rows, view.sort, catalogue)
+    shown = [row for row in rows if any(cell.result for cell in row.cells)]
+    judged = [metric for metric in verdicts if any(catalogue.verdict(metric, row) for row in shown)]
+    columns = catalogue.columns(_names(view, by, metric_names(shown), judged), shown)
+    best = best_places(shown, columns)
+    names, records = _data(view, by, rows, columns)
+    for row, record in zip(rows, records, strict=True):
+        record |= {
+            metric + VERDICT: catalogue.verdict(metric, row) for metric in judged if metric + VERDICT not in names
+        }
+        place = shown.index(row) if row in shown else None
+        record["best"] = [column.name for index, column in enumerate(columns) if (place, index) in best]
+    occurring = {catalogue.verdict(metric, row) for metric in judged for row in shown}
+    return Table(
+        headers=[column.header for column in columns],
+        cells=[[column.text(row) for column in columns] for row in shown],
+        words=[column.header for column in columns if column.words],
+        sentences=[
+            *legend(columns, catalogue.divisor, catalogue.unit, view.spread),
+            *verdict_legend(outcome, columns, occurring),
+            *(_grouping_sentences(outcome, view, rows) if view.by else []),
+            *([] if view.times else _remarks(outcome, view)),
+            *joining_remarks(outcome),
+        ],
+        caption=": ".join(filter(None, (outcome.name, outcome.description.strip()))),
+        best=best,
+        best_sentence=SENTENCE,
+        tones=_tones(shown, columns),
+        sections=_sections([shown_value(row.axes[by[0]]) for row in shown] if len(by) > 1 else []),
+        foldable={} if view.columns else _foldable(shown, columns, by),
+        columns=names,
+        records=records,
+        facts={
+            "schema_version": SCHEMA_VERSION,
+            "suite": outcome.name,
+            "description": outcome.description.strip(),
+            "by": list(by),
+            "spread": view.spread,
+            "margins": dict(outcome.margins),
+        },
+    )
 
 
 def times_table(outcome: Outcome) -> Table:
     """A row an arm and depth: where the time of a step goes, and what arithmetic it is for."""
-    shown = [row for row in make_rows(outcome) if any(cell.result for cell in row.cells)]
-    headers = ["arm", "depth", "time ratio", "forward", "backward", "update %", "step ms", "plain step ms"]
-    headers += ["FLOP ratio", "GFLOP/s", "plain GFLOP/s", "page faults", "plain page faults"]
-    sentences = [
-        "time ratio: a step with the strategy over a plain one, without the optimiser; forward, backward: the same of "
-        "these two phases alone; update: the strategy's own end of step, in percent of the plain step, which has none.",
-        "step, plain step: seconds of these in one process, interleaved; figures are medians over seeds, and '-' is a "
-        "figure that is not there.",
-        "FLOP ratio: matrix products, convolutions and attention of a step over those of a plain one; GFLOP/s: how "
-        "fast they were done, all else of the step included.",
-        "page faults: pages of memory that a step had to ask the system for; few where the allocator keeps its memory.",
+    return results_table(outcome, View(times=True))
+
+
+def _names(view: View, by: Sequence[str], metrics: Sequence[str], judged: Sequence[str]) -> list[str]:
+    """The columns by name: those that name the rows come first, unless they are asked for at another place."""
+    wanted: Sequence[str] = view.columns
+    if view.times:
+        wanted = TIMES
+    elif not wanted:
+        wanted = ["status", "seeds", "saved_bytes", "saving", "peak_delta_bytes", "peak_phase", "time_ratio"]
+        wanted += [*metrics, "gradient_cosine", *(metric + VERDICT for metric in judged)]
+    return [*(axis for axis in by if axis not in wanted), *wanted]
+
+
+def _data(
+    view: View, by: Sequence[str], rows: Sequence[Row], columns: Sequence[Column]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """The names of the raw numbers, and a record a row: those of the columns asked for, or else of all."""
+    if view.columns:
+        records = [{name: value for column in columns for name, value in column.raw(row).items()} for row in rows]
+        return list(records[0]) if records else [], records
+    names = [*by, *(name for name in csv_columns(rows) if name not in (*BY_DEFAULT, *by))]
+    if view.spread == "interval":
+        names = [new for name in names for new in _as_interval(name)]
+    return names, [row.record(names) for row in rows]
+
+
+def _as_interval(name: str) -> tuple[str, ...]:
+    return tuple(name.removesuffix("sd") + end for end in ("low", "high")) if name.endswith("_sd") else (name,)
+
+
+def _sorted(rows: Sequence[Row], sort: Sequence[str], catalogue: Catalogue) -> list[Row]:
+    """The rows, sorted by the first column, then by the next; those without a value come last."""
+    found = list(rows)
+    for name in reversed(sort):
+        descending = name.startswith("-")
+        catalogue.check(name.removeprefix("-"), "--sort")
+        key = catalogue.column(name.removeprefix("-")).key
+        there = [row for row in found if key(row) is not None]
+        numbers = [row for row in there if isinstance(key(row), (int, float))]
+        texts = [row for row in there if not isinstance(key(row), (int, float))]
+        numbers.sort(key=key, reverse=descending)
+        texts.sort(key=lambda row, key=key: str(key(row)), reverse=descending)  # type: ignore[misc]
+        found = [*numbers, *texts, *(row for row in found if key(row) is None)]
+    return found
+
+
+def _grouping_sentences(outcome: Outcome, view: View, rows: Sequence[Row]) -> list[str]:
+    axes = cell_axes(outcome)
+    varied = [
+        axis
+        for axis in known_axes(axes)
+        if axis not in (*view.by, "seed") and len({shown_value(found.get(axis)) for found in axes.values()}) > 1
     ]
-    return Table(headers, [_times_text(row) for row in shown], ("arm",), sentences)
-
-
-def render_with(reporter: Reporter, outcome: Outcome) -> str:
-    """The rows of a suite's results as a plugin's format has them.
-
-    Raises:
-        PluginError: the reporter raises, or returns something other than text.
-    """
-    return render_records_with(reporter, [row.record() for row in make_rows(outcome)])
-
-
-def render_records_with(reporter: Reporter, records: Sequence[Mapping[str, Any]]) -> str:
-    """Raw numbers by the CSV's column names, one record a row, as a plugin's format has them.
-
-    Raises:
-        PluginError: the reporter raises, or returns something other than text.
-    """
-    try:
-        text = reporter.render(records)
-    except Exception as error:
-        raise PluginError(f"reporter '{reporter.name}' raised {one_line(error)}") from error
-    if not isinstance(text, str):
-        raise PluginError(f"reporter '{reporter.name}' returned {type(text).__name__} (allowed: str)")
-    return text
-
-
-def as_text(table: Table, layout: str) -> str:
-    """A table and its sentences; in LaTeX these are comments, for a caption to be made of.
-
-    Args:
-        table: what to show.
-        layout: ``github``, ``latex_booktabs``, ``html`` or :data:`TERMINAL`.
-    """
-    cells, headers = table.cells, table.headers
-    if layout == "github":
-        cells = [[_markdown(text) for text in row] for row in cells]
-        headers = [_markdown(text) for text in headers]
-    if layout == TERMINAL:
-        headers = ["\n".join(textwrap.wrap(header, _NARROW)) for header in headers]
-    text = tabulate(
-        cells,
-        headers=headers,
-        tablefmt=layout,
-        disable_numparse=True,
-        colalign=["left" if header in table.words else "right" for header in table.headers] if cells else None,
-    )
-    if layout == "latex_booktabs":
-        lines = [f"% {sentence}" for sentence in table.sentences]
-        return "\n".join([text.replace("±", r"$\pm$"), *lines]) + "\n"
-    if layout == "html":
-        items = [f"<li>{html.escape(sentence)}</li>" for sentence in table.sentences]
-        return "\n".join([text, "<ul>", *items, "</ul>"] if items else [text]) + "\n"
-    items = [f"- {sentence}" for sentence in table.sentences]
-    return "\n".join([text, "", *items] if items else [text]) + "\n"
-
-
-def metric_names(rows: Iterable[Row]) -> list[str]:
-    """The held-out metrics of some rows: the well-known ones first, then in order of appearance."""
-    found = dict.fromkeys(name for row in rows for name in row.metrics)
-    return [name for name in RATES if name in found] + [name for name in found if name not in RATES]
-
-
-def words(name: str) -> str:
-    """A name as it reads in a sentence."""
-    return name.replace("_", " ")
-
-
-def figures(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits, without an exponent unless it is tiny."""
-    if value is None:
-        return NOT_AVAILABLE
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    magnitude = math.floor(math.log10(abs(value)))
-    return f"{value:.{digits - 1}e}" if magnitude < -4 else f"{value:.{max(0, digits - 1 - magnitude)}f}"
-
-
-def difference(metric: str, value: float | None) -> str:
-    """A difference of a metric: in percentage points for a rate, else in the metric's own unit."""
-    if value is None:
-        return NOT_AVAILABLE
-    return f"{100 * value:.2f}" if metric in RATES else figures(value)
-
-
-def difference_unit(metric: str) -> str:
-    """What :func:`difference` counts in, with a space before it, or nothing."""
-    return " points" if metric in RATES else ""
-
-
-def _row_text(row: Row, metrics: Sequence[str], divisor: float) -> list[str]:
-    return [
-        row.arm,
-        str(row.depth),
-        row.status,
-        str(row.seeds),
-        figures(None if row.saved_bytes is None else row.saved_bytes / divisor),
-        NOT_AVAILABLE if row.saving is None else f"{100 * row.saving:.1f}",
-        figures(None if row.peak_delta_bytes is None else row.peak_delta_bytes / divisor),
-        row.peak_phase or NOT_AVAILABLE,
-        _fixed(row.time_ratio, 2),
-        *(_sample(metric, row.metrics.get(metric)) for metric in metrics),
-        _cosine(row.gradient_cosine),
-    ]
-
-
-def _times_text(row: Row) -> list[str]:
-    ratios = (row.time_ratio, row.forward_ratio, row.backward_ratio)
-    share = None if row.update_share is None else 100 * row.update_share
-    milliseconds = [None if s is None else 1000 * s for s in (row.step_seconds, row.uncompressed_step_seconds)]
-    rates = (row.gflop_per_second, row.uncompressed_gflop_per_second)
-    return [
-        row.arm,
-        str(row.depth),
-        *(_fixed(ratio, 2) for ratio in ratios),
-        _fixed(share, 1),
-        *map(figures, milliseconds),
-        _fixed(row.flop_ratio, 2),
-        *map(figures, rates),
-        *(NOT_AVAILABLE if n is None else f"{n:,}" for n in (row.page_faults, row.uncompressed_page_faults)),
-    ]
-
-
-def _fixed(value: float | None, decimals: int) -> str:
-    return NOT_AVAILABLE if value is None else f"{value:.{decimals}f}"
-
-
-def _metric_header(metric: str) -> str:
-    return f"{words(metric)} %" if metric in RATES else words(metric)
-
-
-def _sample(metric: str, sample: Sample | None) -> str:
-    if sample is None:
-        return NOT_AVAILABLE
-    moments = [moment for moment in (sample.mean, sample.sd) if moment is not None]
-    return " ± ".join(f"{100 * moment:.2f}" if metric in RATES else figures(moment) for moment in moments)
-
-
-def _cosine(value: float | None) -> str:
-    """Four decimals; what is not quite 1 does not look as if it were."""
-    if value is None:
-        return NOT_AVAILABLE
-    return ">0.9999" if 0.99995 <= value < 1 else f"{value:.4f}"
-
-
-def _markdown(text: str) -> str:
-    """Text that stays in its cell."""
-    return " ".join(text.split()).replace("|", r"\|").replace("<", r"\<")
-
-
-def _legend(metrics: Sequence[str], divisor: float, unit: str) -> list[str]:
-    size = f"1 {unit} is {divisor:,.0f} bytes" if divisor > 1 else "B is bytes"
-    sentences = [
-        "status: ok when every seed that was run is; figures are over the seeds that are ok, and '-' is a figure that "
-        "is not there.",
-        f"saved: what is held for the backward pass at its most in a step, every storage once ({size}); "
-        "saving: the share of the same step's without the strategy that is not held. Medians over seeds.",
-        "peak delta: highest live memory of a step beyond the static state of plain training, and the phase of the "
-        "step in which it falls (update is the strategy's own end of step). Median over seeds.",
-        "time ratio: a step with the strategy over one without, interleaved in one process. Median over seeds.",
-    ]
-    if "token_accuracy" in metrics:
-        sentences.append("token accuracy: held-out tokens that are right. Mean ± standard deviation over seeds.")
-    if "solved" in metrics:
-        sentences.append("solved: held-out examples with every token right. Mean ± standard deviation over seeds.")
-    others = [words(metric) for metric in metrics if metric not in RATES]
-    if others:
-        sentences.append(f"{', '.join(others)}: over held-out examples. Mean ± standard deviation over seeds.")
-    sentences.append(
-        "gradient cosine: all parameters' gradient against the exact one, on one held-out batch after the last "
-        "training step. Mean over seeds."
-    )
+    sentences = grouping_legend(rows, axes, varied)
+    planned = chosen_cells(outcome, view.only) if view.only else set(axes)
+    left_out = len(planned - {cell.key for row in rows for cell in row.cells})
+    if left_out:
+        sentences.append(
+            f"{left_out} cells that have not been run are in no row: nothing of their kind has, so that what they are "
+            f"grouped by ({', '.join(view.by)}) is not known."
+        )
     return sentences
 
 
-def _verdict_legend(outcome: Outcome, verdicts: Sequence[Verdict]) -> list[str]:
-    if not verdicts:
-        return []
-    margins = [
-        f"{difference(metric, margin)}{difference_unit(metric)} of {words(metric)}"
-        for metric, margin in outcome.margins.items()
-    ]
-    occurring = {verdict.decision for verdict in verdicts}
-    return [
-        f"verdict: against '{REFERENCE}' at the same depth, paired by seed, at a tolerable loss of "
-        f"{' and '.join(margins)} (one-sided paired t test at 5 %, Holm over all arms and depths that are tested).",
-        *(f"{sentence}." for decision, sentence in _DECISIONS.items() if decision in occurring),
-    ]
+def _remarks(outcome: Outcome, view: View) -> list[str]:
+    """Remarks are on arms at a depth, however the table groups their cells."""
+    rows = make_rows(outcome, only=view.only)
+    return remarks(rows, [row for row in rows if any(cell.result for cell in row.cells)])
+
+
+def _sections(values: Sequence[str]) -> list[int]:
+    """Where a group of several rows of the same first value begins; none where rows of one value are apart."""
+    starts = [place for place in range(1, len(values)) if values[place] != values[place - 1]]
+    groups = len(set(values))
+    return starts if groups < len(values) and len(starts) + 1 == groups else []
+
+
+def _tones(rows: Sequence[Row], columns: Sequence[Column]) -> dict[Place, Tone]:
+    tones: dict[Place, Tone] = {}
+    for place, row in enumerate(rows):
+        for index, column in enumerate(columns):
+            text = column.text(row)
+            if column.name == "status" and text != "ok":
+                tones[place, index] = "bad"
+            elif column.name.endswith(VERDICT) and text in _TONES:
+                tones[place, index] = _TONES[text]
+    return tones
+
+
+def _foldable(rows: Sequence[Row], columns: Sequence[Column], by: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Headers of columns that can be told in a sentence where room is scarce, and of those without any figure."""
+    found: dict[str, Sequence[str]] = {}
+    for column in columns:
+        if column.name.endswith(VERDICT):
+            found[column.header] = ("reference",)
+        elif column.name in (*by[1:], *_FOLDABLE) or (
+            column.quantity and all(column.text(r) == NOT_AVAILABLE for r in rows)
+        ):
+            found[column.header] = ()
+    return found
+
+
+__all__ = [
+    "FORMATS",
+    "NOT_AVAILABLE",
+    "RATES",
+    "TERMINAL",
+    "TIMES",
+    "Screen",
+    "Table",
+    "View",
+    "as_text",
+    "difference",
+    "difference_unit",
+    "figures",
+    "metric_names",
+    "results_table",
+    "times_table",
+    "words",
+]
+"""With what the other modules of the report need to make tables of their own."""

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from compbench.capture import Session
+from compbench.compressor import Compressor
 from compbench.errors import CompbenchError, PluginError, SettingsError, UnsupportedError
 from compbench.measure.arithmetic import measure_arithmetic
 from compbench.measure.fidelity import GradientCosine, gradient_cosine
@@ -36,7 +37,7 @@ from compbench.run.environment import describe_environment
 from compbench.run.exhaustion import out_of_memory
 from compbench.run.files import write_atomically
 from compbench.run.lean import PlainMeta
-from compbench.run.result import CellResult, Status
+from compbench.run.result import CellResult, Exactness, Status
 from compbench.run.training import (
     PROBED_STEP,
     DivergedError,
@@ -50,6 +51,7 @@ from compbench.run.training import (
 )
 from compbench.run.training_state import Checkpointer, TrainingState, UnusableStateError
 from compbench.run.turns import Turns
+from compbench.run.validation import look, validation_steps
 from compbench.seeds import generator, stream
 from compbench.suite.cell import Cell, PluginReference
 from compbench.workloads.base import Data
@@ -100,6 +102,8 @@ def run_cell(cell: Cell, checkpointer: Checkpointer | None = None) -> CellResult
         resumed_from=checkpointer.resumed_from if checkpointer else [],
         loss_curve=findings.training.loss_curve,
         statistics_curve=findings.training.statistics,
+        site_curves=findings.training.sites,
+        validation_curve=findings.training.validation,
         skipped_batches=findings.training.skipped_batches,
         fidelity=_fidelity(findings.cosines, cell),
         memory=findings.memory,
@@ -174,6 +178,7 @@ def prepare(cell: Cell) -> Prepared:
 def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> None:
     prepared = prepare(cell)
     findings.values["sources"] = prepared.sources
+    findings.values["exactness"] = _exactness(prepared.session.compressor)
     step, session, data, order = prepared.step, prepared.session, prepared.data, prepared.order
     optimizer = prepared.optimizer
     findings.values["weights_hash"] = weights_hash(step.model)
@@ -183,12 +188,19 @@ def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> 
 
     probed = {min(PROBED_STEP, cell.training.steps), cell.training.steps} if cell.measuring.gradient_cosine else set()
 
+    extra = [registered.record for registered in prepared.registry.metrics.values()]
+    examples, batch_size = len(next(iter(data.validation.values()))), 4 * cell.training.batch_size
+    looked_at = validation_steps(cell.measuring.validation_points, cell.training, examples)
+
     turns = Turns.inherited()
     state = TrainingState(step.model, optimizer, session, findings.training, findings.cosines)
 
     def after(steps_done: int) -> None:
         if steps_done in probed:
             findings.cosines[steps_done] = gradient_cosine(step, session, unseen)
+        if steps_done in looked_at:
+            metrics = look(step, session, data.validation, batch_size, extra)
+            findings.training.validation.append({"step": steps_done, **metrics})
         if checkpointer:
             checkpointer.after(steps_done, state)
         with checkpointer.between(steps_done, state) if checkpointer else nullcontext():
@@ -199,9 +211,11 @@ def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> 
             if checkpointer:
                 checkpointer.resume(state)
             train(step, session, data.train, order, optimizer, cell.training, findings.training, after)
-        extra = [registered.record for registered in prepared.registry.metrics.values()]
         with session.paused():
-            findings.values["metrics"] = evaluate(step, data.validation, 4 * cell.training.batch_size, extra)
+            metrics = evaluate(step, data.validation, batch_size, extra)
+        findings.values["metrics"] = metrics
+        if cell.measuring.validation_points != 0:
+            findings.training.validation.append({"step": cell.training.steps, **metrics})
         findings.values["statistics"] = session.statistics()
 
         batch = step.batch(data.train, order[0])
@@ -216,6 +230,12 @@ def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> 
                 findings.time = found.model_copy(update={"alone": alone})
             if cell.measuring.flops:
                 findings.arithmetic = measure_arithmetic(step, timed, batch)
+
+
+def _exactness(compressor: Compressor) -> Exactness:
+    if compressor.exact:
+        return "exact"
+    return "lossless" if compressor.lossless else "lossy"
 
 
 def _check_source(kind: str, reference: PluginReference, found: Reference) -> None:

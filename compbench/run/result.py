@@ -17,6 +17,8 @@ know is then None or empty."""
 
 Status = Literal["ok", "oom", "timeout", "crashed", "failed", "diverged", "unsupported", "skipped"]
 
+Exactness = Literal["exact", "lossless", "lossy"]
+
 
 class CellResult(BaseModel):
     """The record of one cell."""
@@ -47,12 +49,25 @@ class CellResult(BaseModel):
     attempts: int = Field(
         1, description="how often the cell was run until it gave this record; more after crashes alone"
     )
+    exactness: Exactness | None = Field(
+        None,
+        description="what the strategy says of itself. exact: what it rebuilds is what was saved, bit for bit; "
+        "lossless: gradients differ by rounding at most",
+    )
     weights_hash: str = Field("", description="SHA-256 of the initial weights; equal for all arms of a seed and depth")
     order_hash: str = Field("", description="SHA-256 of the order of training examples")
     parameters: int = 0
     loss_curve: list[float] = Field(default_factory=list, description="training loss of every step")
     statistics_curve: list[dict[str, float]] = Field(
         default_factory=list, description="the strategy's figures over training, about 100 points, each with its step"
+    )
+    site_curves: dict[str, dict[str, list[tuple[int, float]]]] = Field(
+        default_factory=dict,
+        description="each site's rank and fidelity over training, about 50 points as step and value; none where it was "
+        "left raw",
+    )
+    validation_curve: list[dict[str, float]] = Field(
+        default_factory=list, description="held-out metrics over training, each point with its step, the last included"
     )
     skipped_batches: int = Field(0, description="batches whose gradients the strategy asked not to apply")
     metrics: dict[str, float] = Field(default_factory=dict, description="held-out metrics after the last step")

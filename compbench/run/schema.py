@@ -94,12 +94,17 @@ def _cell_from_2_to_3(content: Content) -> Content:
     return {"attempts": 1, "resumed_from": [], "earlier_seconds": 0.0, "sources": {}} | content
 
 
+def _cell_from_3_to_4(content: Content) -> Content:
+    """Version 4 knows what a figure over training needs beside the loss, and whether the strategy loses anything."""
+    return {"validation_curve": [], "site_curves": {}, "exactness": None} | content
+
+
 def _suite_from_1_to_2(content: Content) -> Content:
     """Version 2 is sealed with a checksum; nothing else is new."""
     return content
 
 
-CELL = Schema((_cell_from_1_to_2, _cell_from_2_to_3), sealed_since=3)
+CELL = Schema((_cell_from_1_to_2, _cell_from_2_to_3, _cell_from_3_to_4), sealed_since=3)
 SUITE = Schema((_suite_from_1_to_2,), sealed_since=2)
 MERGED = Schema(sealed_since=1)
 MACHINE = Schema()

@@ -34,7 +34,21 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     Raises:
         SettingsError: A pattern that is not of this form, names an unknown axis or matches nothing.
     """
-    values = axis_values(cells)
+    chosen = matching([_axes(cell) for cell in cells], only)
+    return [cell for cell, is_chosen in zip(cells, chosen, strict=True) if is_chosen]
+
+
+def matching(cells: Sequence[Mapping[str, str]], only: Sequence[str]) -> list[bool]:
+    """For each cell, known by its values of the axes, whether it matches every axis named.
+
+    Args:
+        cells: The values by axis, of all cells.
+        only: Patterns, as in :func:`select`.
+
+    Raises:
+        SettingsError: As :func:`select`.
+    """
+    values = _values(cells)
     allowed: dict[str, set[str]] = {}
     for pattern in only:
         axis, separator, wanted = pattern.partition("=")
@@ -49,21 +63,21 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
             if not matched:
                 raise SettingsError(f"--only {pattern}: {unknown(axis, glob, values[axis])}")
             allowed.setdefault(axis, set()).update(matched)
-    selected = [cell for cell in cells if all(_axes(cell).get(axis) in found for axis, found in allowed.items())]
-    if not selected:
+    found = [all(cell.get(axis) in chosen for axis, chosen in allowed.items()) for cell in cells]
+    if not any(found):
         raise SettingsError(
             f"--only {' --only '.join(only)}: no cell of the suite matches all of these{_nearly(cells, allowed)}"
         )
-    return selected
+    return found
 
 
-def _nearly(cells: Sequence[Cell], allowed: Mapping[str, set[str]]) -> str:
+def _nearly(cells: Sequence[Mapping[str, str]], allowed: Mapping[str, set[str]]) -> str:
     """What there is of an axis where all others are as they were asked for, as a clause; nothing if there is none."""
     for axis in reversed(list(allowed)):
         others = {name: found for name, found in allowed.items() if name != axis}
-        near = [cell for cell in cells if all(_axes(cell).get(name) in found for name, found in others.items())]
+        near = [cell for cell in cells if all(cell.get(name) in found for name, found in others.items())]
         if near:
-            there = axis_values(near).get(axis)
+            there = _values(near).get(axis)
             asked = " and ".join(f"{name}={','.join(sorted(found))}" for name, found in others.items())
             instead = f"{axis}={','.join(there)}" if there else f"no {axis}"
             return f" (with {asked} there is {instead})"
@@ -89,9 +103,13 @@ def stands(result: CellResult, rerun: Rerun) -> bool:
 
 def axis_values(cells: Iterable[Cell]) -> dict[str, list[str]]:
     """The axes of a suite, each with its values as ``--only`` names them, in the order in which they occur."""
+    return _values(_axes(cell) for cell in cells)
+
+
+def _values(cells: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
     values: dict[str, dict[str, None]] = {}
     for cell in cells:
-        for axis, value in _axes(cell).items():
+        for axis, value in cell.items():
             values.setdefault(axis, {})[value] = None
     return {axis: list(found) for axis, found in values.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compbench.capture import Session
+from compbench.capture.sites import SiteReport
 from compbench.errors import SettingsError
 from compbench.measure.step import Step
 from compbench.records import Batch, Metric
@@ -24,6 +25,12 @@ PROBED_STEP = 3
 
 CURVE_POINTS = 100
 """About how many points a curve of the strategy's figures has."""
+
+SITE_CURVE_POINTS = 50
+"""The same of each site's."""
+
+_OF_SITES = ("rank", "fidelity")
+"""The figures that are kept for each site."""
 
 
 class DivergedError(Exception):
@@ -38,6 +45,16 @@ class Record:
     peak_saved_bytes: int = 0
     statistics: list[dict[str, float]] = field(default_factory=list)
     skipped_batches: int = 0
+    validation: list[dict[str, float]] = field(default_factory=list)
+    sites: dict[str, dict[str, list[tuple[int, float]]]] = field(default_factory=dict)
+
+    def add_sites(self, step: int, reports: Iterable[SiteReport]) -> None:
+        """Takes down the rank and fidelity of each site that was compressed in a step, to six digits."""
+        for report in reports:
+            for name in _OF_SITES:
+                if name in report.statistics:
+                    curve = self.sites.setdefault(report.name, {}).setdefault(name, [])
+                    curve.append((step, float(f"{report.statistics[name]:.6g}")))
 
 
 def learning_rate_factor(step: int, warmup_steps: int, steps: int) -> float:
@@ -116,8 +133,10 @@ def train(
             loss.backward()
         if session is not None:
             record.peak_saved_bytes = max(record.peak_saved_bytes, session.peak_saved_bytes)
-            if number % math.ceil(settings.steps / CURVE_POINTS) == 0 or number + 1 == settings.steps:
+            if _is_point(number, settings.steps, CURVE_POINTS):
                 record.statistics.append({"step": number + 1, **session.statistics()})
+            if _is_point(number, settings.steps, SITE_CURVE_POINTS):
+                record.add_sites(number + 1, session.sites())
         value = loss.item()
         record.loss_curve.append(value)
         if not math.isfinite(value):
@@ -131,6 +150,11 @@ def train(
         probe(number + 1)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
+
+
+def _is_point(number: int, steps: int, points: int) -> bool:
+    """Whether a curve of about so many points has one after step ``number``, counted from 0; the last one has."""
+    return number % math.ceil(steps / points) == 0 or number + 1 == steps
 
 
 def evaluate(step: Step, data: Batch, batch_size: int, extra: list[Metric]) -> dict[str, float]:

@@ -43,6 +43,12 @@ class Measuring(BaseModel):
     time_pairs: int = Field(5, ge=0, description="pairs of one compressed and one uncompressed step; 0: no timing")
     gradient_cosine: bool = Field(True, description="compare gradients with the exact ones, early and at the end")
     flops: bool = Field(True, description="count the floating-point operations of a step")
+    validation_points: int | None = Field(
+        None,
+        ge=0,
+        description="how often held-out metrics are taken over the training; null: 20 times, or fewer where that would "
+        "take more than a tenth of it",
+    )
     allocator: Allocator = Field(
         "reuse", description="reuse: the process keeps the memory that it frees; default: as the system does it"
     )

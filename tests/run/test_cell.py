@@ -51,7 +51,18 @@ def test_a_cell_records_all_its_passes() -> None:
     assert 0.5 < result.arithmetic.ratio < 1  # weight gradients at the rank of what was kept
     assert result.environment.threads == result.time.threads == torch.get_num_threads()
     assert 0 < result.fidelity.smallest_parameter_cosine <= result.fidelity.gradient_cosine < 1
+    assert result.exactness == "lossy"
+    compressed = {site["name"] for site in result.memory.sites if not site["reason"]}
+    assert set(result.site_curves) == compressed
+    assert all(set(curves) == {"rank", "fidelity"} for curves in result.site_curves.values())
     assert CellResult.model_validate_json(result.model_dump_json()) == result
+
+
+@pytest.mark.parametrize(
+    ("strategy", "exactness"), [(["checkpoint"], "exact"), (["recompute"], "exact"), (["checkpoint", "int8"], "lossy")]
+)
+def test_a_cell_records_what_its_strategy_says_of_its_error(strategy: list[str], exactness: str) -> None:
+    assert run_cell(cell(*((name, {}) for name in strategy), steps=1)).exactness == exactness
 
 
 def test_all_arms_of_a_seed_share_weights_data_order_and_baseline() -> None:

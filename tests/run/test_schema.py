@@ -31,6 +31,12 @@ def test_a_cell_of_version_2_was_never_resumed_and_took_hooks_unless_it_says_oth
     assert CELL.upgrades[1]({"cell": {}})["cell"] == {"capture": {"routes": "hooks"}}
 
 
+def test_a_cell_of_version_3_has_no_curves_but_those_of_all_sites_and_does_not_say_whether_it_is_exact():
+    assert CELL.upgrades[2]({"key": "a"}) == {"key": "a", "validation_curve": [], "site_curves": {}, "exactness": None}
+    known = {"validation_curve": [{"step": 1}], "site_curves": {"a": {}}, "exactness": "lossy"}
+    assert CELL.upgrades[2](known) == known
+
+
 def test_a_suite_of_version_1_is_one_of_version_2_without_a_checksum():
     assert SUITE.upgrades[0]({"name": "a", "keys": []}) == {"name": "a", "keys": []}
 
@@ -46,14 +52,15 @@ def test_a_chain_begins_where_the_content_stands():
 
 def test_a_cell_goes_from_the_first_version_to_the_last():
     upgraded = CELL.upgrade({"schema_version": 1, "cell": {}, "time": None})
-    assert upgraded["schema_version"] == CELL.version == 3
+    assert upgraded["schema_version"] == CELL.version == 4
     assert upgraded["environment"] is None
     assert upgraded["resumed_from"] == []
+    assert upgraded["site_curves"] == {}
 
 
 @pytest.mark.parametrize("version", [None, 0, -1, True, "2", 1.0])
 def test_what_is_no_version_is_refused(version):
-    with pytest.raises(SchemaError, match=r"schema_version is .* \(allowed: 1 to 3\)"):
+    with pytest.raises(SchemaError, match=r"schema_version is .* \(allowed: 1 to 4\)"):
         CELL.upgrade({"schema_version": version})
 
 

@@ -274,10 +274,10 @@ def test_a_newer_schema_is_an_error_that_says_what_to_do(store):
     path = path_of(store, result)
     before = path.read_text().replace('"written_by": "compbench 0.1.0"', '"written_by": "compbench 9.1.0"')
     path.write_text(before)
-    with pytest.raises(StoreError, match=r"needs compbench 9\.1\.0 or newer: it has schema 4, and .* reads up to 3"):
+    with pytest.raises(StoreError, match=r"needs compbench 9\.1\.0 or newer: it has schema 5, and .* reads up to 4"):
         store.result(result.key)
-    path.write_text('{"schema_version": 4}')
-    with pytest.raises(StoreError, match=r"needs a newer compbench: it has schema 4"):
+    path.write_text('{"schema_version": 5}')
+    with pytest.raises(StoreError, match=r"needs a newer compbench: it has schema 5"):
         store.results([result.key])
 
 

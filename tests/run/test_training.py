@@ -92,6 +92,30 @@ def test_training_lowers_the_loss_and_ends_with_a_rate_of_zero() -> None:
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
+def test_rank_and_fidelity_of_each_site_are_kept_as_long_as_it_is_compressed() -> None:
+    settings = Training(steps=56, batch_size=8, learning_rate=3e-3, warmup_steps=4)
+    model = SMALL.build(generator(0, "initialisation"))
+    strategy = Registry.load().compressor("laser", rank=4, max_rank=16, fidelity=1.0, patience=2)
+    session = Session(model, strategy, CaptureSettings())
+    record, seen = Record(), {}
+    order = example_order(64, settings, 0)
+
+    def note(done: int) -> None:
+        seen[done] = {site.name: dict(site.statistics) for site in session.sites() if "rank" in site.statistics}
+
+    with session:
+        step = Step(SMALL, model, torch.device("cpu"))
+        train(step, session, SMALL.data(0).train, order, make_optimizer(model, settings), settings, record, note)
+    points = [*range(1, 57, 2), 56]
+    assert set(record.sites) == set(seen[1]) > set(seen[56]), "a basis grew until its site was left raw"
+    for site, curves in record.sites.items():
+        for name in ("rank", "fidelity"):
+            expected = [(at, seen[at][site][name]) for at in points if name in seen[at].get(site, {})]
+            assert [at for at, _ in curves[name]] == [at for at, _ in expected]
+            assert [value for _, value in curves[name]] == pytest.approx([value for _, value in expected], rel=1e-5)
+    assert any(len({rank for _, rank in curves["rank"]}) > 1 for curves in record.sites.values())
+
+
 def test_evaluation_is_the_mean_over_examples_whatever_the_batch() -> None:
     model = SMALL.build(generator(0, "initialisation"))
     step = Step(SMALL, model, torch.device("cpu"))

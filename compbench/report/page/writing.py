@@ -1,0 +1,165 @@
+"""The page of a results folder: its parts put together, at the size that is allowed, and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compbench.errors import StoreError
+from compbench.report.origin import PLACEMENTS, machine_text, origin_of, shared_settings
+from compbench.report.outcome import Outcome, read_outcome
+from compbench.report.page.cells import CellTable, cell_table
+from compbench.report.page.drawings import Drawings, draw_figures
+from compbench.report.page.embedding import content_security_policy, json_for_script, script_for_element
+from compbench.report.page.extent import EXTENTS, LARGEST_BYTES, Extent
+from compbench.report.page.failures import failures
+from compbench.report.page.findings import findings
+from compbench.report.page.logs import Log, read_log
+from compbench.report.page.numbers import size
+from compbench.report.page.question import question
+from compbench.report.page.rendering import render, template_text
+from compbench.report.page.tables import SortableTable, sortable
+from compbench.report.rows import as_csv, make_rows
+from compbench.report.summary import VERDICTS_EXPLAINED, verdict_table
+from compbench.report.tables import difference, difference_unit, results_table, times_table, words
+from compbench.report.verdicts import REFERENCE, judge
+from compbench.run.files import write_atomically
+from compbench.run.store import LOGGER, Warn
+
+_MANY_ROWS = 4
+"""From this number of rows on a table has controls to choose some of them."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A page that was written: where, and how many bytes it has."""
+
+    path: Path
+    size: int
+
+
+def write_page(directory: Path, output: Path | None = None, warn: Warn = LOGGER.warning) -> Written:
+    """Writes the page of a suite's results.
+
+    Args:
+        directory: the suite's own folder, such as ``results/quick``.
+        output: the file; by default ``report.html`` in that folder.
+        warn: is handed one line for each record that can't be used.
+
+    Raises:
+        StoreError: the folder can't be read, no cell has been run, the file can't be written, or the page would be
+            larger than :data:`LARGEST_BYTES` however much is left out.
+    """
+    data = make_page(read_outcome(directory, warn), directory).encode()
+    path = directory / "report.html" if output is None else output
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise StoreError(f"can't write {path}: {error.strerror or error}") from error
+    return Written(path, len(data))
+
+
+def make_page(outcome: Outcome, directory: Path | None = None, largest_bytes: int = LARGEST_BYTES) -> str:
+    """The page of a suite's results, as full as its size allows.
+
+    Args:
+        outcome: the suite's results.
+        directory: where the logs are; None where there are none.
+        largest_bytes: of the page.
+
+    Raises:
+        StoreError: the page would be larger, however much is left out.
+    """
+    parts = _parts(outcome)
+    smallest = 0
+    for extent in EXTENTS:
+        logs = _logs(outcome, directory, extent) if directory else {}
+        page = _rendered(parts, cell_table(outcome, logs, extent), extent)
+        if (smallest := len(page.encode())) <= largest_bytes:
+            return page
+    raise StoreError(
+        f"the page of {outcome.name} would take {size(smallest)} with its {len(outcome.cells):,} cells, even without "
+        f"their logs and sites (allowed: {size(largest_bytes)}); compbench table and compbench figures have no limit"
+    )
+
+
+def _logs(outcome: Outcome, directory: Path, extent: Extent) -> dict[str, Log]:
+    read = ((cell.key, read_log(directory, cell.key, extent.log_bytes)) for cell in outcome.cells if cell.result)
+    return {key: log for key, log in read if log}
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All of a page but its cells, whose extent depends on the room that there is.
+
+    Attributes:
+        content: by the names that the template knows.
+    """
+
+    content: Mapping[str, Any]
+    drawings: Drawings
+
+
+def _parts(outcome: Outcome) -> _Parts:
+    origin = origin_of(outcome)
+    results = [cell.result for cell in outcome.cells if cell.result]
+    return _Parts(
+        {
+            "name": outcome.name,
+            "description": outcome.description.strip(),
+            "question": question(outcome),
+            "findings": findings(outcome),
+            "tables": _tables(outcome),
+            "failures": failures(outcome),
+            "origin": origin,
+            "machines": [(share, machine_text(share.machine)) for share in origin.machines],
+            "placements": [PLACEMENTS[place] for place in origin.placements],
+            "settings": shared_settings(results),
+            "margins": outcome.margins,
+            "reference": REFERENCE,
+            "verdicts_explained": VERDICTS_EXPLAINED,
+            "numbers": json_for_script({"name": f"{outcome.name}.csv", "text": as_csv(make_rows(outcome))}),
+        },
+        draw_figures(outcome),
+    )
+
+
+def _tables(outcome: Outcome) -> Mapping[str, Any]:
+    """The tables of the page but that of its cells."""
+    times = any(
+        cell.result and (cell.result.arithmetic or (cell.result.time and cell.result.time.phases))
+        for cell in outcome.cells
+    )
+    return {
+        "results": sortable("results", "Results by arm and depth", results_table(outcome)),
+        "verdicts": _verdicts(outcome),
+        "times": sortable("times", "Where the time of a step goes", times_table(outcome)) if times else None,
+    }
+
+
+def _verdicts(outcome: Outcome) -> Sequence[tuple[str, SortableTable]]:
+    """For each metric that has a margin, its heading and what its verdicts rest on."""
+    found = []
+    for metric, margin in outcome.margins.items():
+        verdicts = [verdict for verdict in judge(outcome, metric, margin) if verdict.decision != "reference"]
+        title = f"{words(metric)}, margin {difference(metric, margin)}{difference_unit(metric)}"
+        found.append((title, sortable(f"verdicts-{len(found) + 1}", title, verdict_table(metric, verdicts))))
+    return found
+
+
+def _rendered(parts: _Parts, cells: CellTable, extent: Extent) -> str:
+    library = script_for_element(parts.drawings.library) if extent.interactive else ""
+    script = script_for_element(template_text("page.js"))
+    return render(
+        **parts.content,
+        cells=cells,
+        extent=extent,
+        drawings=parts.drawings,
+        many_rows=_MANY_ROWS,
+        style=template_text("page.css"),
+        library=library,
+        script=script,
+        policy=content_security_policy(filter(None, [library, script])),
+    )

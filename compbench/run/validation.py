@@ -1,0 +1,50 @@
+"""Held-out metrics while a training is under way, which goes on as if nobody had looked."""
+
+from __future__ import annotations
+
+import torch
+
+from compbench.capture import Session
+from compbench.measure.step import Step
+from compbench.records import Batch, Metric
+from compbench.run.training import evaluate
+from compbench.run.training_state import random_state, set_random_state
+from compbench.suite.cell import Training
+
+POINTS = 20
+"""How often held-out metrics are taken over a training, unless that costs too much."""
+
+_LARGEST_SHARE = 0.1
+"""Of a training's time, that they may take; a forward pass is taken for a third of a step."""
+
+
+def validation_steps(points: int | None, training: Training, examples: int) -> frozenset[int]:
+    """The numbers of steps done after which held-out metrics are taken, evenly spread over the training.
+
+    The last step is not among them: it has its metrics in any case.
+
+    Args:
+        points: how many of them, the last step included; None: :data:`POINTS`, or fewer where they cost too much.
+        training: the settings of the training.
+        examples: held-out examples.
+    """
+    if points is None:
+        affordable = 3 * _LARGEST_SHARE * training.steps * training.batch_size / examples
+        points = min(POINTS, int(affordable))
+    return frozenset(training.steps * number // points for number in range(1, points)) - {0, training.steps}
+
+
+def look(step: Step, session: Session, data: Batch, batch_size: int, extra: list[Metric]) -> dict[str, float]:
+    """The metrics of :func:`~compbench.run.training.evaluate` between two steps.
+
+    Random streams and the model's buffers, which a forward pass may change, are put back.
+    """
+    streams = random_state(step.device)
+    buffers = [(buffer, buffer.clone()) for buffer in step.model.buffers()]
+    with session.paused():
+        metrics = evaluate(step, data, batch_size, extra)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    set_random_state(streams, step.device)
+    return metrics
