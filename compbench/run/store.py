@@ -434,20 +434,20 @@ def _newer(path: Path, error: NewerSchemaError, written_by: str) -> str:
     )
 
 
+def result_folders(directory: Path) -> list[Path]:
+    """The folders of suites' results in a folder, by name."""
+    return sorted(path.parent for path in directory.glob("*/suite.json") if not path.parent.name.startswith("."))
+
+
 def _no_results(directory: Path) -> str:
     """Why a folder has no results to show, and which ones near it have."""
-    inside = _result_folders(directory)
+    inside = [folder.name for folder in result_folders(directory)]
     if inside:
         return f"{directory} has the results of several suites: name one of its folders ({', '.join(inside)})"
     what = "is no suite's results folder: it has no usable suite.json" if directory.exists() else "does not exist"
-    beside = _result_folders(directory.parent)
+    beside = [folder.name for folder in result_folders(directory.parent)]
     allowed = f" (beside it: {', '.join(beside)})" if beside else ""
     return f"results folder {directory} {what}{nearest(directory.name, beside)}{allowed}"
-
-
-def _result_folders(directory: Path) -> list[str]:
-    found = (path.parent.name for path in directory.glob("*/suite.json"))
-    return sorted(name for name in found if not name.startswith("."))
 
 
 def _first_mistake(error: ValidationError) -> str:
