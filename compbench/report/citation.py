@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import yaml
@@ -129,7 +130,7 @@ def citation(
     Args:
         title: of the results.
         version: of the results.
-        day: when the newest of them was made, as ``2026-01-31``; empty where no record says.
+        day: when the newest of them was made, as ``2026-01-31``; anything else is left out.
         abstract: what they are, in a sentence; may be empty.
         authors: who made them; nobody is :data:`ANONYMOUS`.
         programs: versions of compbench that made them.
@@ -142,7 +143,7 @@ def citation(
         "authors": [author.record() for author in authors or [ANONYMOUS]],
         "version": version,
         "abstract": abstract,
-        "date-released": day,
+        "date-released": day if _is_day(day) else "",
         "keywords": ["activation compression", "memory-efficient training", "recursive models", "benchmark"],
         "references": [
             {
@@ -156,7 +157,25 @@ def citation(
         ],
     }
     kept = {name: value for name, value in content.items() if value}
-    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(kept, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text that is text for readers of YAML 1.1 and of 1.2, which have other numbers, such as ``1e3``."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Text in quotes, unless it begins as no number does; words such as ``no`` are quoted anyway."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if text[:1].isalpha() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _holds(orcid: str) -> bool:

@@ -8,7 +8,7 @@ form, so that the same text gives the same text on any machine; what has no such
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ _IN_HOME = re.compile(r"(?<![\w/])~[\w.-]*(?:/[\w.@+~-]+)*/(?=[\w.@+-])")
 _IN_LIST = re.compile(r"(?<=[\w.]:)(?:/[\w.@+~-]+)+/(?=[\w.@+~-])")
 _ACCOUNT = re.compile(r"(?<![\w@./+-])([\w.+-]+)@([A-Za-z0-9][\w-]*(?:\.[\w-]+)*)(?![\w@])")
 _NODE = re.compile(r"(its node was lost \d+ times, at last |nothing came back from )([^:\n]+)(?=:)")
-_NODES = "a node"
+_A_NODE = "a node"
 _LOCAL_HOST = re.compile(r"\b[\w-]+(?:\.[\w-]+)*\.(?:local|localdomain|internal|intranet|lan|corp)\b")
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 _PRIVATE = rf"(?:10\.{_OCTET}|192\.168|172\.(?:1[6-9]|2\d|3[01])|169\.254)(?:\.{_OCTET}){{2}}"
@@ -30,7 +30,21 @@ _ADDRESS = re.compile(
 """An address of a private network, or one where nothing else can stand. Elsewhere it may be a version."""
 
 _CLOUDS = ("debian", "docker", "ec2-user", "jovyan", "runner", "ubuntu", "vagrant", "vscode")
-_COMMON = ("admin", "app", "build", "data", "home", "localhost", "main", "nobody", "none", "root", "shared", "test")
+_COMMON = (
+    "a",
+    "admin",
+    "app",
+    "build",
+    "data",
+    "home",
+    "localhost",
+    "main",
+    "nobody",
+    "none",
+    "root",
+    "shared",
+    "test",
+)
 _NOBODY = frozenset({*_CLOUDS, *_COMMON, "tmp", "user", "users", "work"})
 """Names of home folders that name nobody, and that stand for other things in the same text."""
 
@@ -47,26 +61,25 @@ class Cleaner:
         users: set[str] = set()
         hosts: set[str] = set()
         accounts: set[tuple[str, str]] = set()
-        for text in texts:
-            users.update(_HOME.findall(text))
-            accounts.update(_ACCOUNT.findall(text))
-            hosts.update(place.split()[0] for _, place in _NODE.findall(text) if place.strip() != _NODES)
+        for text in set(texts):
+            for step in _steps(text):
+                users.update(_HOME.findall(step))
+                accounts.update(_ACCOUNT.findall(step))
+                hosts.update(place.split()[0] for _, place in _NODE.findall(step) if place.split())
         hosts.update(host for account, host in accounts if account in users)  # other things are written like accounts
         kept = _NOBODY | set(keep)
         self._users, self._hosts = (_words(names - kept) for names in (users, hosts - users))
+        self._known: dict[str, str] = {}
 
     def text(self, text: str) -> str:
         """The text without such names."""
-        text = _NODE.sub(rf"\1{_NODES}", text)
-        text = _HOME.sub("~", text)
-        text = _ROOT.sub("~", text)
-        text = _IN_HOME.sub("", text)
-        text = _IN_LIST.sub("", without_folders(text))
-        text = _ACCOUNT.sub("user@host", text)
-        text = _ADDRESS.sub("address", _LOCAL_HOST.sub("host", text))
-        for names, stand_in in ((self._users, "user"), (self._hosts, "host")):
-            text = names.sub(stand_in, text) if names else text
-        return text
+        clean = self._known.get(text)
+        if clean is None:
+            *_, clean = _steps(text)
+            for names, stand_in in ((self._users, "user"), (self._hosts, "host")):
+                clean = names.sub(stand_in, clean) if names else clean
+            self._known[text] = clean
+        return clean
 
     def value(self, value: Any) -> Any:
         """Plain JSON in which every text is clean; names of fields are left alone."""
@@ -77,6 +90,21 @@ class Cleaner:
         if isinstance(value, dict):
             return {name: self.value(item) for name, item in value.items()}
         return value
+
+
+def _steps(text: str) -> Iterator[str]:
+    """A text, and what it is when what is known by its form is cut, again and again until there is none."""
+    yield text
+    while (cut := _cut(text)) != text:
+        yield cut
+        text = cut
+
+
+def _cut(text: str) -> str:
+    text = _NODE.sub(rf"\1{_A_NODE}", text)
+    text = _IN_HOME.sub("", _ROOT.sub("~", _HOME.sub("~", text)))
+    text = _IN_LIST.sub("", without_folders(text))
+    return _ADDRESS.sub("address", _LOCAL_HOST.sub("host", _ACCOUNT.sub("user@host", text)))
 
 
 def texts_in(value: Any) -> Iterable[str]:
