@@ -124,19 +124,14 @@ def _again(outcome: Outcome, contents: Contents) -> str:
 def _files(contents: Contents) -> str:
     lines = ["## What is in this folder", "", "| file | what |", "| --- | --- |"]
     lines += [f"| [`{path}`]({path}) | {what} |" for path, what in contents.files]
-    lines += [
-        "",
-        "Whether a file has changed since, `sha256sum --check checksums.txt` tells. Records carry a checksum of their "
-        "own, and are here as they were written"
-        + (
-            f", but for {len(contents.cleaned)} whose reason or log named a folder, a person or a host of the machine: "
-            "these names are cut, nothing else is changed, and the records are sealed anew "
-            f"({', '.join(f'`{key}`' for key in contents.cleaned)})."
-            if contents.cleaned
-            else "."
-        ),
-    ]
-    return "\n".join(lines)
+    kept = "Records carry a checksum of their own, and are here as they were written, byte for byte"
+    if contents.cleaned:
+        kept += (
+            f", but for {len(contents.cleaned)} whose reason, log or other text named a folder, a person or a host: "
+            "there the name is cut, nothing else is changed, and the record is sealed anew (`cleaned.txt` has them)"
+        )
+    changed = "Whether a file has changed since, `sha256sum --check checksums.txt` tells."
+    return "\n".join([*lines, "", f"{changed} {kept}."])
 
 
 def _citing(contents: Contents) -> str:

@@ -26,7 +26,7 @@ from compbench.report.origin import origin_of
 from compbench.report.outcome import Outcome, read_outcome
 from compbench.report.page import make_page
 from compbench.report.publication_page import Contents, incomplete, publication_page
-from compbench.report.snapshot import Snapshot
+from compbench.report.snapshot import CLEANED, Snapshot
 from compbench.report.tables import results_table
 from compbench.run.files import folder_in_the_making, make_folder, write_atomically
 from compbench.run.store import LOGGER, Store, Warn
@@ -46,6 +46,7 @@ _FILES = {
     "suite.yaml": "the suite's file",
     "merged.json": "of which stores these results were joined, and what was left out",
     "logs/": "what the cells' processes printed, without names of folders, people and hosts",
+    CLEANED: "the records that are not as they were written, but without names of folders, people and hosts",
     "CITATION.cff": "how to cite these results",
     CHECKSUMS: "the SHA-256 of every other file",
 }

@@ -13,6 +13,9 @@ from compbench.run.merged import MergeRecord
 from compbench.run.result import CellResult
 from compbench.run.store import Store, SuiteRecord
 
+CLEANED = "cleaned.txt"
+"""The keys of records that were written anew, without names; not there where there is none."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -22,6 +25,7 @@ class Snapshot:
         damaged: Why a record is not trusted, by key.
         logs: What the logs say that are to be published, by key.
         at_work: Cells that some run was at work on.
+        cleaned_before: Keys of records that were cleaned when this store was published, if it is a publication.
     """
 
     store: Store
@@ -33,6 +37,7 @@ class Snapshot:
     logs: Mapping[str, str]
     at_work: Sequence[str]
     cleaner: Cleaner
+    cleaned_before: Sequence[str]
 
     @classmethod
     def of(cls, store: Store, suite: SuiteRecord, with_logs: bool, allow_paths: bool) -> Snapshot:
@@ -69,10 +74,11 @@ class Snapshot:
         cleaner = Cleaner([*texts, text or "", *logs.values()], _words(suite, records.values()))
         if not allow_paths:
             _refuse_places(records.values(), cleaner)
-        return cls(store, suite, records, damaged, merged, text, logs, at_work, cleaner)
+        before = [key for key in _cleaned_before(store) if key in records]
+        return cls(store, suite, records, damaged, merged, text, logs, at_work, cleaner, before)
 
     def write(self, folder: Path) -> list[str]:
-        """Puts it into a folder, clean; returns the keys of records that were written anew for that.
+        """Puts it into a folder, clean; returns the keys of records that were written anew for that, now or before.
 
         Raises:
             StoreError: It can't be written, or a record has changed since it was read.
@@ -80,12 +86,12 @@ class Snapshot:
         target, clean = Store(folder, durably=False), self.cleaner.text
         for name in ("cells", "machines", *(["logs"] if self.logs else [])):
             make_folder(folder / name)
-        cleaned = []
+        cleaned = set(self.cleaned_before)
         for key, record in self.records.items():
             without = _cleaned(record, self.cleaner)
             if without is not None:
                 target.save(without)
-                cleaned.append(key)
+                cleaned.add(key)
             elif _text(target.copy_record(key, self.store).record) != _text(record):
                 raise StoreError(f"the record of {key} has changed while it was published; publish again")
         for digest in sorted({record.machine for record in self.records.values() if record.machine}):
@@ -99,7 +105,9 @@ class Snapshot:
             target.save_suite_text(clean(self.text))
         said = {"description": clean(self.suite.description), "command": clean(self.suite.command)}
         target.save_suite(self.suite.model_copy(update=said))
-        return cleaned
+        if cleaned:
+            write_atomically(folder / CLEANED, "".join(f"{key}\n" for key in sorted(cleaned)), durably=False)
+        return sorted(cleaned)
 
     def remarks(self) -> Iterator[str]:
         """What is not published, a line each."""
@@ -108,6 +116,14 @@ class Snapshot:
             yield f"{cells / f'{key}.json'}: not trusted, and not published: {problem}"
         if self.at_work:
             yield f"a run is at work on {len(self.at_work)} of the cells; what was finished before is published"
+
+
+def _cleaned_before(store: Store) -> list[str]:
+    path = store.directory / CLEANED
+    try:
+        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def _words(suite: SuiteRecord, records: Iterable[CellResult]) -> set[str]:
