@@ -11,8 +11,9 @@ import typer
 from compbench.errors import SettingsError, StoreError, unknown
 from compbench.report.across import compare_across
 from compbench.report.across_tables import FORMATS, render_across
-from compbench.report.outcome import Outcome, read_outcome, result_folders
+from compbench.report.outcome import Outcome, read_outcome
 from compbench.run.files import write_atomically
+from compbench.run.store import result_folders
 
 HELP = """
 Compares arms across workloads, depths and suites: relative scores, and performance profiles of what they cost.

@@ -15,8 +15,12 @@ from compbench.cli.compare_command import compare_results
 from compbench.cli.explain_command import HELP as EXPLAIN_HELP
 from compbench.cli.explain_command import explain
 from compbench.cli.figures_command import figures
+from compbench.cli.merge_command import HELP as MERGE_HELP
+from compbench.cli.merge_command import merge
 from compbench.cli.new_command import new
 from compbench.cli.plugins_command import plugins
+from compbench.cli.publish_command import HELP as PUBLISH_HELP
+from compbench.cli.publish_command import publish
 from compbench.cli.report_command import HELP as REPORT_HELP
 from compbench.cli.report_command import report
 from compbench.cli.run_command import HELP as RUN_HELP
@@ -47,6 +51,8 @@ Examples:
   compbench figures results/quick --format pdf its figures, for a paper
   compbench compare results/trm_depth:laser :int8       one arm against another, or one folder against another
   compbench across results/trm_depth           all its depths in one table; several suites, too
+  compbench merge a/quick b/quick --into all/quick     one store of what several machines ran
+  compbench publish results/quick published/quick      a folder that can be read, cited, checked and made again
   compbench plugins                            which strategies and workloads there are
   compbench plugins laser                      one of them, with its fields
   compbench new compressor mine                a strategy of your own to begin with, in plugins/mine.py
@@ -72,6 +78,8 @@ app.command(help=REPORT_HELP)(report)
 app.command()(figures)
 app.command("compare", help=COMPARE_HELP)(compare_results)
 app.command(help=ACROSS_HELP)(across)
+app.command(help=MERGE_HELP)(merge)
+app.command(help=PUBLISH_HELP)(publish)
 app.command()(plugins)
 app.add_typer(new, name="new")
 app.command(help=CHECK_HELP)(check)

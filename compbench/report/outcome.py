@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from compbench.errors import StoreError, nearest
+from compbench.errors import StoreError
 from compbench.run.machine import Machine
+from compbench.run.merged import MergeRecord
 from compbench.run.result import CellResult
 from compbench.run.store import LOGGER, Store, Warn
 
@@ -48,6 +49,7 @@ class Outcome:
         results: records by key; records of cells that are not planned (any more) are passed over.
         machines: descriptions by hash.
         lower_is_better: the metrics of which less is better; of all others more is.
+        merged: of which stores these results were joined, if they were. Where it leaves times out, no record has any.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Outcome:
     results: Mapping[str, CellResult]
     machines: Mapping[str, Machine] = field(default_factory=dict)
     lower_is_better: Collection[str] = ()
+    merged: MergeRecord | None = None
 
     @cached_property
     def cells(self) -> tuple[PlannedCell, ...]:
@@ -92,15 +95,15 @@ def read_outcome(directory: Path, warn: Warn = LOGGER.warning) -> Outcome:
     Raises:
         StoreError: there is no such folder, it is not that of a suite, or no cell has been run.
     """
-    store = Store(directory, warn)
-    suite = store.suite() if directory.is_dir() else None
-    if suite is None:
-        raise StoreError(_no_results(directory))
+    store, suite = Store.open(directory, warn)
     results = store.results(suite.keys)
     if not results:
         raise StoreError(f"{directory} has no record of any of the {len(suite.keys)} cells of suite '{suite.name}'")
     digests = sorted({result.machine for result in results.values() if result.machine})
     machines = {digest: machine for digest in digests if (machine := store.machine(digest))}
+    merged = store.merged()
+    if merged is not None and merged.times == "left out":
+        results = {key: result.model_copy(update={"time": None}) for key, result in results.items()}
     return Outcome(
         name=suite.name,
         description=suite.description,
@@ -110,23 +113,8 @@ def read_outcome(directory: Path, warn: Warn = LOGGER.warning) -> Outcome:
         results=results,
         machines=machines,
         lower_is_better=suite.lower_is_better,
+        merged=merged,
     )
-
-
-def _no_results(directory: Path) -> str:
-    """Why a folder has no results to show, and which ones near it have."""
-    inside = [folder.name for folder in result_folders(directory)]
-    if inside:
-        return f"{directory} has the results of several suites: name one of its folders ({', '.join(inside)})"
-    what = "is no suite's results folder: it has no usable suite.json" if directory.exists() else "does not exist"
-    beside = [folder.name for folder in result_folders(directory.parent)]
-    allowed = f" (beside it: {', '.join(beside)})" if beside else ""
-    return f"results folder {directory} {what}{nearest(directory.name, beside)}{allowed}"
-
-
-def result_folders(directory: Path) -> list[Path]:
-    """The folders of suites' results in a folder, by name."""
-    return sorted(path.parent for path in directory.glob("*/suite.json"))
 
 
 def _parts(key: str) -> tuple[str, int, int]:

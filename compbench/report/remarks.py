@@ -6,7 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from compbench.report.outcome import Outcome
 from compbench.report.rows import Row, ok_results
+from compbench.run.machine import Machine
+from compbench.run.merged import LeftOut
 
 _LARGEST_QUIET_SPREAD = 0.01
 _LARGEST_QUIET_EXCESS = 1.25
@@ -35,6 +38,45 @@ def remarks(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
     for depth, arms in sorted(depths.items()):
         found.append(f"not run yet, at depth {depth}: {', '.join(arms)}.")
     return found
+
+
+def joining_remarks(outcome: Outcome) -> list[str]:
+    """What a reader must know of results that were joined from several stores; nothing for others."""
+    merged = outcome.merged
+    if merged is None:
+        return []
+    counts = " + ".join(str(store.cells) for store in merged.stores)
+    digests = {result.machine for result in outcome.results.values()}
+    kinds = {_kind(outcome.machines.get(digest)) for digest in digests}
+    found = [
+        f"joined from {len(merged.stores)} stores ({counts} cells), which ran on {' and on '.join(sorted(kinds))}."
+    ]
+    if merged.times == "left out":
+        found.append("times are left out, since those of unlike machines do not compare; the records have them.")
+    twice: dict[tuple[str, int], list[LeftOut]] = {}
+    for record in merged.left_out:
+        twice.setdefault((record.label, record.depth), []).append(record)
+    for (label, depth), records in twice.items():
+        rules = ", ".join(sorted({f"--prefer {record.prefer}" for record in records}))
+        said = "; ".join(_left_out(record) for record in records)
+        found.append(
+            f"{label} at depth {depth}: of some seeds there were several records. Left out by {rules}: {said}."
+        )
+    return found
+
+
+def _left_out(record: LeftOut) -> str:
+    """A record that was not taken: what became of it, and its figures, so that nobody need guess why."""
+    figures = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.metrics.items()]
+    what = ", ".join([record.status, *figures])
+    return f"seed {record.seed}, {what} (taken: one that is {record.kept_status})"
+
+
+def _kind(machine: Machine | None) -> str:
+    if machine is None:
+        return "a machine that is not described"
+    devices = f", {', '.join(machine.cuda_devices)}" if machine.cuda_devices else ""
+    return f"{machine.cpu}, {machine.cores} cores{devices}"
 
 
 def _of_row(row: Row) -> list[str]:

@@ -13,6 +13,7 @@ from compbench.errors import StoreError
 from compbench.report.evidence import time_sections, verdict_sections
 from compbench.report.findings import findings
 from compbench.report.formats import TERMINAL, Screen, as_text
+from compbench.report.markdown import escaped, fenced
 from compbench.report.origin import PLACEMENTS, machine_text, origin_of, shared_settings, without_folders
 from compbench.report.outcome import Outcome, PlannedCell, read_outcome
 from compbench.report.rows import as_csv, make_rows
@@ -45,22 +46,31 @@ def write_results(directory: Path, warn: Warn = LOGGER.warning, screen: Screen |
     return as_text(results_table(outcome), TERMINAL, screen)
 
 
-def readme(outcome: Outcome) -> str:
-    """The page of a results folder, in Markdown."""
+def readme(outcome: Outcome, notice: str = "", figures: str = "", closing: str = "") -> str:
+    """The page of a results folder, in Markdown.
+
+    Args:
+        outcome: the suite's results.
+        notice: what stands above the table.
+        figures: what stands below it.
+        closing: what stands at the end, in the place of where the numbers are.
+    """
     sections = [
-        f"# {outcome.name}",
-        outcome.description.strip(),
+        f"# {escaped(outcome.name)}",
+        escaped(outcome.description),
+        notice,
         as_text(results_table(outcome), "github").strip(),
         *_findings(outcome),
+        figures,
         *_times(outcome),
         *time_sections(outcome),
         *verdict_sections(outcome),
         _failures(outcome.cells),
         _origin(outcome),
         _settings([cell.result for cell in outcome.cells if cell.result]),
-        "`table.csv` has the raw numbers under stable names; `cells/` has every cell's record, with all its metrics, "
-        "its loss curve and what "
-        "each site kept. The table is made again from these by "
+        closing
+        or "`table.csv` has the raw numbers under stable names; `cells/` has every cell's record, with all its "
+        "metrics, its loss curve and what each site kept. The table is made again from these by "
         f"`compbench table results/{outcome.name} --format github` (or `latex_booktabs`, `html`, `csv`, `json`).",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -91,8 +101,8 @@ def _failures(cells: Iterable[PlannedCell]) -> str:
         return ""
     lines = ["## Not ok", ""]
     for (status, reason), places in groups.items():
-        lines.append(f"- {status}: {reason}")
-        lines += [f"  - {arm}, depth {depth}, seed {_listed(seeds)}" for (arm, depth), seeds in places.items()]
+        lines.append(f"- {status}: {escaped(reason)}")
+        lines += [f"  - {escaped(arm)}, depth {depth}, seed {_listed(seeds)}" for (arm, depth), seeds in places.items()]
     return "\n".join(lines)
 
 
@@ -105,7 +115,7 @@ def _origin(outcome: Outcome) -> str:
     origin = origin_of(outcome)
     lines = ["## How it was made", ""]
     if origin.command:
-        lines += ["```", origin.command, "```", ""]
+        lines += [fenced(origin.command), ""]
     lines.append(f"- cells: {origin.planned} in the suite, {origin.run} run, {origin.ok} ok")
     lines.append(f"- seeds: {_listed(origin.seeds)}")
     if origin.first_day:
@@ -125,6 +135,6 @@ def _settings(results: Sequence[CellResult]) -> str:
     """The settings that all cells share, and the strategies behind the arms."""
     settings = shared_settings(results)
     lines = ["## Settings", "", "Those that differ between cells are named in the rows of the table.", ""]
-    lines += [f"- {part}: {values}" for part, values in settings.groups.items()]
+    lines += [f"- {part}: {escaped(values)}" for part, values in settings.groups.items()]
     lines.append("- arms, with the fields that differ from their defaults:")
-    return "\n".join([*lines, *(f"  - {label}: {strategy}" for label, strategy in settings.arms.items())])
+    return "\n".join([*lines, *(f"  - {escaped(a)}: {escaped(own)}" for a, own in settings.arms.items())])

@@ -13,7 +13,7 @@ from compbench.report.columns import VERDICT, Catalogue, Column, Spread
 from compbench.report.formats import FORMATS, TERMINAL, Place, Screen, Table, Tone, as_text
 from compbench.report.legend import grouping_legend, legend, verdict_legend
 from compbench.report.outcome import Outcome
-from compbench.report.remarks import remarks
+from compbench.report.remarks import joining_remarks, remarks
 from compbench.report.rows import BY_DEFAULT, Row, chosen_cells, csv_columns, make_rows, metric_names
 from compbench.report.verdicts import judge
 from compbench.report.wording import (
@@ -105,6 +105,7 @@ def results_table(outcome: Outcome, view: View | None = None) -> Table:
             *verdict_legend(outcome, columns, occurring),
             *(_grouping_sentences(outcome, view, rows) if view.by else []),
             *([] if view.times else _remarks(outcome, view)),
+            *joining_remarks(outcome),
         ],
         caption=": ".join(filter(None, (outcome.name, outcome.description.strip()))),
         best=best,

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ABANDONED_SECONDS = 3600.0
 """Age at which a temporary file is nobody's any more: whoever was writing it has been killed."""
 
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
-def write_atomically(path: Path, content: str | bytes | Iterable[bytes | memoryview]) -> None:
+
+def write_atomically(path: Path, content: str | bytes | Iterable[bytes | memoryview], durably: bool = True) -> None:
     """Writes a file so that it is seen whole or, after a crash at any moment, not at all or as it was before.
 
     Args:
         path: The file.
         content: Text, which is written as UTF-8, or bytes, or parts that follow each other.
+        durably: Whether to wait until it is on the disk, without which a crash of the machine may lose it. In a
+            :func:`folder_in_the_making` there is no need to: that waits for all of its files at once.
 
     Raises:
         OSError: It can't be written; no part of it is left behind.
@@ -32,13 +40,15 @@ def write_atomically(path: Path, content: str | bytes | Iterable[bytes | memoryv
                 content = content.encode("utf-8")
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    if durably:
+        _sync_folder(path.parent)
 
 
 def make_folder(path: Path) -> None:
@@ -53,6 +63,73 @@ def make_folder(path: Path) -> None:
         _sync_folder(folder.parent)
 
 
+@contextmanager
+def folder_in_the_making(place: Path) -> Iterator[Path]:
+    """A folder that is seen whole in its place, or not at all: it is made beside it, and moved there at the end.
+
+    What is in the place is exchanged for it, and then removed; who must keep it looks before. When the context ends
+    with an exception nothing of the folder is left, and what was in its place is as it was.
+
+    Args:
+        place: Where it belongs; folders above it are made.
+
+    Yields:
+        The folder to be filled.
+
+    Raises:
+        OSError: It can't be made or moved.
+    """
+    missing = [folder for folder in place.parents if not folder.exists()]
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        make_folder(place.parent)
+        _remove_abandoned_folders(place)
+        temporary.mkdir()
+        yield temporary
+        for inner, _, names in os.walk(temporary):
+            for name in (*names, "."):
+                _sync(os.path.join(inner, name))
+        if place.exists():
+            _exchange(temporary, place)
+        else:
+            temporary.rename(place)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)  # what was in the place, if there was anything
+    _sync_folder(place.parent)
+
+
+def _exchange(new: Path, place: Path) -> None:
+    """Puts a folder into the place of another one and that into its own, at once where the system can do that."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is not None:
+        paths = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(place))
+        if rename(*paths, ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
+            return
+    # Some file systems can't, such as NFS: there, a crash between the two may leave the old one beside its place.
+    old = new.with_name(f"{new.name}.old")
+    try:
+        place.rename(old)
+        new.rename(place)
+        old.rename(new)
+    except BaseException:
+        if old.exists() and not place.exists():
+            old.rename(place)
+        raise
+
+
+def _remove_abandoned_folders(place: Path) -> None:
+    """Removes what was left of earlier attempts at a folder that were killed."""
+    for left in place.parent.glob(f".{glob.escape(place.name)}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 def remove_abandoned(folder: Path, age_seconds: float = ABANDONED_SECONDS) -> None:
     """Removes what writers that were killed have left behind in a folder; files in the making are younger."""
     with os.scandir(folder) as entries:
@@ -64,7 +141,11 @@ def remove_abandoned(folder: Path, age_seconds: float = ABANDONED_SECONDS) -> No
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(str(folder))
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

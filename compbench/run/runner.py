@@ -301,6 +301,8 @@ class SuiteRunner:
         )
         if record != earlier:
             store.save_suite(record)
+        if self.suite.text and store.suite_text() != self.suite.text:
+            store.save_suite_text(self.suite.text)
 
     def _observe(self, hook: str, **arguments: object) -> None:
         for problem in self.registry.observe(hook, **arguments):

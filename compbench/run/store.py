@@ -3,6 +3,8 @@
 Layout::
 
     DIR/<suite>/suite.json           what the table is made of: the keys of the suite's cells, in order
+    DIR/<suite>/suite.yaml           the suite's file, as it was when cells were last run
+    DIR/<suite>/merged.json          of which stores this one was made, if it was joined from several
     DIR/<suite>/cells/<key>.json     one record a cell, whatever became of it
     DIR/<suite>/logs/<key>.log       what the cell's process printed
     DIR/<suite>/machines/<hash>.json what the cells ran on
@@ -26,13 +28,14 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from compbench.errors import StoreError
+from compbench.errors import StoreError, nearest
 from compbench.run.checkpoints import checkpoints_in
 from compbench.run.claims import Claims
 from compbench.run.files import make_folder, remove_abandoned, write_atomically
 from compbench.run.machine import Machine, distribution_version
+from compbench.run.merged import MergeRecord
 from compbench.run.result import CellResult
-from compbench.run.schema import CELL, MACHINE, SUITE, NewerSchemaError, Schema, SchemaError
+from compbench.run.schema import CELL, MACHINE, MERGED, SUITE, NewerSchemaError, Schema, SchemaError
 from compbench.run.sealing import DamagedError, seal, unseal
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -90,11 +93,13 @@ class Store:
     Args:
         directory: The suite's own folder, such as ``results/quick``.
         warn: Is handed one line for each record that can't be used.
+        durably: Whether what is written is on the disk before anything else is done.
     """
 
-    def __init__(self, directory: Path, warn: Warn = LOGGER.warning) -> None:
+    def __init__(self, directory: Path, warn: Warn = LOGGER.warning, durably: bool = True) -> None:
         self.directory = directory
         self._warn = warn
+        self._durably = durably
 
     @classmethod
     def create(cls, results: Path, suite: str, warn: Warn = LOGGER.warning) -> Store:
@@ -118,6 +123,19 @@ class Store:
             remove_abandoned(checkpoints_folder(store.directory))
         return store
 
+    @classmethod
+    def open(cls, directory: Path, warn: Warn = LOGGER.warning) -> tuple[Store, SuiteRecord]:
+        """The store in a folder that is there, and what it says of its suite; nothing is written.
+
+        Raises:
+            StoreError: There is no such folder, it is not that of one suite, or it is a newer compbench's.
+        """
+        store = cls(directory, warn)
+        suite = store.suite() if directory.is_dir() else None
+        if suite is None:
+            raise StoreError(_no_results(directory))
+        return store, suite
+
     @contextmanager
     def claims(self) -> Iterator[Claims]:
         """Claims on this folder's cells, by their keys; they are given up when the context ends or the process does."""
@@ -126,6 +144,12 @@ class Store:
             yield claims
         finally:
             claims.close()
+
+    def at_work(self, keys: Iterable[str]) -> list[str]:
+        """Those of the cells that some run is at work on now; nothing is changed by asking."""
+        folder = self.directory / "claims"
+        claims, claimed = Claims(folder, self._warn), {path.name for path in folder.glob("*")}
+        return [key for key in keys if key in claimed and claims.taken(key)]
 
     def log_path(self, key: str) -> Path:
         """Where the log of a cell belongs."""
@@ -171,6 +195,25 @@ class Store:
         if reading.record is not None and not key == reading.record.key == reading.record.cell.key:
             return Reading(problem=f"it is the record of another cell, '{reading.record.cell.key}'")
         return reading
+
+    def copy_record(self, key: str, source: Store) -> Reading[CellResult]:
+        """Takes a cell's record over from another store, byte for byte, and reads the copy.
+
+        Raises:
+            StoreError: It can't be read or written.
+        """
+        self._copy(source, self._cell_path(key))
+        return self.inspect(key)
+
+    def copy_log(self, key: str, source: Store) -> None:
+        """Takes a cell's log over from another store, if it has one; a link is none, for it may lead anywhere.
+
+        Raises:
+            StoreError: It can't be read or written.
+        """
+        log = source.log_path(key)
+        if log.is_file() and not log.is_symlink():
+            self._copy(source, self.log_path(key))
 
     def results(self, keys: Iterable[str]) -> dict[str, CellResult]:
         """The records of those of the cells that have one, in the order of ``keys``.
@@ -229,6 +272,17 @@ class Store:
         path = self.directory / "machines" / f"{digest}.json"
         return self._usable(path, _read(path, Machine, MACHINE, digest))
 
+    def copy_machine(self, digest: str, source: Store) -> Machine | None:
+        """Takes a machine's description over from another store, byte for byte; None where it has none that holds.
+
+        Raises:
+            StoreError: It can't be read or written, or is a newer compbench's.
+        """
+        machine = source.machine(digest)
+        if machine is not None:
+            self._copy(source, self.directory / "machines" / f"{digest}.json")
+        return machine
+
     def save_suite(self, record: SuiteRecord) -> None:
         """Keeps what the folder says of its suite.
 
@@ -246,13 +300,70 @@ class Store:
         path = self.directory / "suite.json"
         return self._usable(path, _read(path, SuiteRecord, SUITE))
 
+    def save_suite_text(self, text: str) -> None:
+        """Keeps the text of the suite's file.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        path = self.directory / "suite.yaml"
+        try:
+            write_atomically(path, text, self._durably)
+        except OSError as error:
+            raise _cannot("write", path, error) from error
+
+    def suite_text(self) -> str | None:
+        """The text of the suite's file; ``None`` where it was not kept, or is no text."""
+        path = self.directory / "suite.yaml"
+        try:
+            return path.read_bytes().decode("utf-8")
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError as error:
+            self._warn(f"{path}: treated as missing: not UTF-8 text: byte {error.start} is {error.reason}")
+            return None
+        except OSError as error:
+            raise _cannot("read", path, error) from error
+
+    def save_merged(self, record: MergeRecord) -> None:
+        """Keeps of which stores this one was made.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        self._write(self.directory / "merged.json", record)
+
+    def merged(self) -> MergeRecord | None:
+        """Of which stores this one was made; ``None`` where it was not made of others.
+
+        Raises:
+            StoreError: It is there and can't be used: without it a table would hide what was left out.
+        """
+        path = self.directory / "merged.json"
+        reading = _read(path, MergeRecord, MERGED)
+        if reading.problem:
+            raise StoreError(f"{path}, which says what was left out when these stores were joined: {reading.problem}")
+        return reading.record
+
+    def _copy(self, source: Store, path: Path) -> None:
+        """Takes a file over from its place in another store."""
+        original = source.directory / path.relative_to(self.directory)
+        try:
+            data = original.read_bytes()
+        except OSError as error:
+            raise _cannot("read", original, error) from error
+        try:
+            write_atomically(path, data, self._durably)
+        except OSError as error:
+            raise _cannot("write", path, error) from error
+
     def _cell_path(self, key: str) -> Path:
         return self.directory / "cells" / f"{key}.json"
 
     def _write(self, path: Path, record: BaseModel) -> None:
         content = json.loads(record.model_dump_json())
         try:
-            write_atomically(path, seal(content, this_program()))
+            write_atomically(path, seal(content, this_program()), self._durably)
         except OSError as error:
             raise _cannot("write", path, error) from error
 
@@ -322,6 +433,22 @@ def _newer(path: Path, error: NewerSchemaError, written_by: str) -> str:
         f"{path}: {needed}: it has schema {error.found}, and {this_program()} reads up to "
         f"{error.known}; upgrade compbench, or use another results folder"
     )
+
+
+def result_folders(directory: Path) -> list[Path]:
+    """The folders of suites' results in a folder, by name."""
+    return sorted(path.parent for path in directory.glob("*/suite.json") if not path.parent.name.startswith("."))
+
+
+def _no_results(directory: Path) -> str:
+    """Why a folder has no results to show, and which ones near it have."""
+    inside = [folder.name for folder in result_folders(directory)]
+    if inside:
+        return f"{directory} has the results of several suites: name one of its folders ({', '.join(inside)})"
+    what = "is no suite's results folder: it has no usable suite.json" if directory.exists() else "does not exist"
+    beside = [folder.name for folder in result_folders(directory.parent)]
+    allowed = f" (beside it: {', '.join(beside)})" if beside else ""
+    return f"results folder {directory} {what}{nearest(directory.name, beside)}{allowed}"
 
 
 def _first_mistake(error: ValidationError) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -155,7 +155,8 @@ def load_suite(
     except UnicodeDecodeError as error:
         raise SuiteError([Problem(str(found), f"not UTF-8 text: byte {error.start} is {error.reason}")]) from error
     source = Source.parse(text, str(found))
-    return _Loader(source, registry, device, _HeadElsewhere if elsewhere else _Head, check_metrics).suite()
+    suite = _Loader(source, registry, device, _HeadElsewhere if elsewhere else _Head, check_metrics).suite()
+    return replace(suite, text=text)
 
 
 def shipped_suites() -> dict[str, Traversable]:

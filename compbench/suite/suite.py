@@ -51,6 +51,7 @@ class Suite:
         threads: threads that a cell may use; None leaves it to the runner.
         timeout_seconds: the longest that a cell may take; None for no limit.
         path: the file.
+        text: what is in it.
         memory_limit: bytes of memory that each process of a cell may have; None for no limit.
         executors: the settings of what can run it.
         checkpoint_minutes: how often a training is saved, so that it can go on when its process has ended; 0: never.
@@ -71,6 +72,7 @@ class Suite:
     threads: int | None
     timeout_seconds: float | None
     path: str
+    text: str = ""
     memory_limit: int | None = None
     executors: Executors = field(default_factory=Executors)
     checkpoint_minutes: float = CHECKPOINT_MINUTES
