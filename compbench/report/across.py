@@ -161,7 +161,7 @@ def compare_across(outcomes: Sequence[Outcome], metrics: Sequence[str] = (), arm
 
 def task_of(cell: Cell) -> Task:
     """The task of a cell."""
-    return Task(cell.suite, workload_of(cell), cell.training.model_dump_json(), cell.device, cell.depth)
+    return Task(cell.suite, workload_of(cell), str(vars(cell.training)), cell.device, cell.depth)
 
 
 def arm_of(cell: Cell) -> str:
@@ -311,7 +311,7 @@ def _record(cell: PlannedCell) -> CellResult:
 def _settings(cell: Cell) -> str:
     """What an arm's name stands for: its strategy, without the source, and what is captured."""
     members = [(member.name, sorted(member.fields.items(), key=str)) for member in cell.strategy]
-    return f"{members} {cell.capture.model_dump_json()}"
+    return f"{members} {vars(cell.capture)}"
 
 
 def _cost(cost: Cost, cell: PlannedCell) -> float | None:
