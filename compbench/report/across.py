@@ -284,10 +284,13 @@ class _Pool:
     def remarks(self, chosen: Sequence[str]) -> list[str]:
         """What is true of all that follows."""
         found = []
-        for suite, count in self.not_run.items():
-            found.append(f"{counted(count, 'cell')} of {code(suite)} have not been run, and are no part of this.")
+        if self.not_run:
+            counts = [f"{counted(count, 'cell')} of {code(suite)}" for suite, count in self.not_run.items()]
+            found.append(f"Not run, and no part of this: {listed(counts)}.")
         if self.repeated:
-            found.append(f"{counted(self.repeated, 'cell')} are in more than one of the folders; the first one counts.")
+            found.append(
+                f"In more than one of the folders: {counted(self.repeated, 'cell')}, of which the first counts."
+            )
         different = []
         for arm in [*self.reference_arms, *chosen]:
             settings: dict[str, str] = {}

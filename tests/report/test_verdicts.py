@@ -242,8 +242,6 @@ def claims(losses, margin, runs):
 
 def test_among_arms_that_share_a_reference_any_false_claim_is_rarer_than_one_in_twenty():
     margin = 0.0248  # 2.48 SDs, in which five seeds and eight comparisons have 80 % power
-    _, wrong = claims([margin] * 8, margin, runs=300)
-    assert wrong < 0.05 + 2 * np.sqrt(0.05 * 0.95 / 300)
     each, wrong = claims([0.0] * 4 + [margin] * 4, margin, runs=300)
     assert wrong < 0.05 + 2 * np.sqrt(0.05 * 0.95 / 300)
     assert each[:4].mean() > 0.78
