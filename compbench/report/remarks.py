@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compbench.report.rows import Row, ok_results
+from compbench.report.rows import Row, metric_names, ok_results
+from compbench.report.wording import words
 
 _LARGEST_QUIET_SPREAD = 0.01
 _LARGEST_QUIET_EXCESS = 1.25
@@ -52,6 +54,10 @@ def _of_row(row: Row) -> list[str]:
         )
     if memories:
         found += _left_raw(memories[0].sites, max(result.statistics.get("rank", 0.0) for result in results))
+    for name in metric_names([row]):
+        wrong = sum(not math.isfinite(result.metrics.get(name, 0.0)) for result in results)
+        if wrong:
+            found.append(f"{words(name)} is no finite number in {wrong} of its {len(results)} cells")
     disturbed = sum(result.time is not None and result.time.alone is False for result in results)
     if disturbed:
         found.append(f"times of {disturbed} of its {len(results)} cells were taken while another cell ran beside them")

@@ -43,7 +43,7 @@ TIMES = (
 SCHEMA_VERSION = 1
 """Of the JSON that tables are written in."""
 
-_FOLDABLE = ("status", "seeds", "peak_phase")
+_FOLDABLE = ("status", "seeds")
 _TONES: Mapping[str, Tone] = {"non-inferior": "good", "inconclusive": "doubtful", "degraded": "bad"}
 
 
@@ -221,7 +221,9 @@ def _foldable(rows: Sequence[Row], columns: Sequence[Column], by: Sequence[str])
     found: dict[str, Sequence[str]] = {}
     for column in columns:
         if column.name.endswith(VERDICT):
-            found[column.header] = ("reference",)
+            found[column.header] = ("reference", NOT_AVAILABLE)
+        elif column.name == "peak_phase":
+            found[column.header] = (NOT_AVAILABLE,)
         elif column.name in (*by[1:], *_FOLDABLE) or (
             column.quantity and all(column.text(r) == NOT_AVAILABLE for r in rows)
         ):
