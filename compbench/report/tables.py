@@ -103,7 +103,7 @@ def results_table(outcome: Outcome, view: View | None = None) -> Table:
             *legend(columns, catalogue.divisor, catalogue.unit, view.spread),
             *verdict_legend(outcome, columns, occurring),
             *(_grouping_sentences(outcome, view, rows) if view.by else []),
-            *([] if view.times else _remarks(outcome, view)),
+            *_remarks(outcome, view, columns),
         ],
         caption=": ".join(filter(None, (outcome.name, outcome.description.strip()))),
         best=best,
@@ -191,10 +191,14 @@ def _grouping_sentences(outcome: Outcome, view: View, rows: Sequence[Row]) -> li
     return sentences
 
 
-def _remarks(outcome: Outcome, view: View) -> list[str]:
-    """Remarks are on arms at a depth, however the table groups their cells."""
+def _remarks(outcome: Outcome, view: View, columns: Sequence[Column]) -> list[str]:
+    """Remarks are on arms at a depth, however the table groups their cells; of chosen figures on these alone."""
     rows = make_rows(outcome, only=view.only)
-    return remarks(rows, [row for row in rows if any(cell.result for cell in row.cells)])
+    shown = [row for row in rows if any(cell.result for cell in row.cells)]
+    kinds = {column.quantity.kind for column in columns if column.quantity}
+    if view.times:
+        return remarks(shown, shown, kinds)
+    return remarks(rows, shown, kinds if view.columns else None)
 
 
 def _sections(values: Sequence[str]) -> list[int]:

@@ -430,6 +430,11 @@ def test_figures_that_are_shown_alike_are_alike_and_where_all_are_none_is_best()
     assert best(made, "time_ratio") == {"time ratio": ["a 4", "b 4"]}
     assert best(outcome([result("a", ratio=1.501), result("b", ratio=1.499)]), "time_ratio") == {}
     assert best(outcome([result("a")]), "saved_bytes") == {}
+    most = [result(arm, saved=9) for arm in "abc"]
+    assert best(outcome([*most, result("d", saved=10)]), "saved_bytes") == {"saved B": ["a 4", "b 4", "c 4"]}
+    many = [*most, result("d", saved=9), *(result(arm, saved=10) for arm in "efg")]
+    assert best(outcome(many), "saved_bytes") == {}
+    assert best(outcome([*many, result("h", saved=10)]), "saved_bytes") == {"saved B": ["a 4", "b 4", "c 4", "d 4"]}
     spread = outcome(scores("a", [0.4, 0.6]) + scores("b", [0.5, 0.5]) + scores("c", [0.1, 0.1]))
     assert best(spread, "solved") == {"solved %": ["a 4", "b 4"]}
 
@@ -545,3 +550,18 @@ def test_the_default_table_is_readable_on_a_terminal():
     text = as_text(results_table(alike), "terminal", Screen(100))
     assert "- in every row: status ok, seeds 2, peak phase backward.\n" in text
     assert len([line for line in text.splitlines() if line.startswith("arm ")]) == 1
+
+
+def test_remarks_are_on_what_the_table_shows():
+    beside = phased().model_copy(update={"alone": False})
+    made = outcome([result(saved=100_000, time=beside), result(seed=1, saved=200_000, time=beside)])
+    disturbed, differing = "while another cell ran beside them", "saved bytes differ over seeds"
+    for view, shown in (
+        ({}, [disturbed, differing]),
+        ({"times": True}, [disturbed]),
+        ({"columns": ["time_ratio"]}, [disturbed]),
+        ({"columns": ["saving"]}, [differing]),
+        ({"columns": ["solved"]}, []),
+    ):
+        text = render(made, "github", **view)
+        assert [told for told in (disturbed, differing) if told in text] == shown
