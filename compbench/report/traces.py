@@ -7,9 +7,11 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from compbench.measure.operator_kinds import KINDS, Kind
+from compbench.measure.regions import WORKS
 from compbench.measure.results import PhaseName
 from compbench.measure.timing import PHASES
-from compbench.measure.tracing import KINDS, WORKS, Kind, OperatorTime, StepTrace, Trace
+from compbench.measure.tracing import OperatorTime, StepTrace, Trace
 from compbench.report.tables import Table, figures, words
 from compbench.run.tracing import CellTrace
 
