@@ -14,11 +14,10 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from compbench.errors import PluginError
 from compbench.measure.site_listing import ListedSite
 from compbench.registry import Registry, default_plugins_dir
-from compbench.run.listing import Lister, Listing, without_seeds
-from compbench.suite import load_suite
+from compbench.run.listing import Lister, Listing
+from compbench.run.naming import find_named, one_of_all_seeds
 
 HELP = """
 Lists every site of a suite's model, with what its arms will keep there; trains nothing.
@@ -32,6 +31,7 @@ Examples:
   compbench sites quick --only arm=laser           one arm, at the suite's deepest recursion
   compbench sites suites/trm_depth_paper.yaml      every arm, and a table of their totals
   compbench sites mine.yaml --only depth=4,8 --json
+  compbench sites laser-d4-s0-1f2e3d4c5b6a         one cell by its key, or by its record's path
 
 Exit status: 0 listed, 2 bad input, such as a pattern that matches no site.
 """
@@ -45,7 +45,12 @@ _UNKNOWN = "?"
 
 
 def sites(
-    suite: Annotated[str, typer.Argument(help="A suite's YAML file, or the name of one that ships.", metavar="SUITE")],
+    target: Annotated[
+        str, typer.Argument(help="A suite, a cell's key, or the path of a cell's record.", metavar="SUITE|CELL")
+    ],
+    results: Annotated[
+        Path, typer.Option(help="Folder in which a cell's key is looked for, as for compbench run.", metavar="DIR")
+    ] = Path("results"),
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,21 +72,15 @@ def sites(
 ) -> None:
     """Lists every site of a suite's model, with what its arms will keep there."""
     registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
-    loaded = load_suite(suite, registry, device="cpu")
-    cells = without_seeds(loaded.cells(registry), only or ())
-    sound = [cell for cell in cells if cell.arm not in loaded.broken_arms]
-    for arm in dict.fromkeys(cell.arm for cell in cells if cell not in sound):
-        print(f"warning: arm '{arm}' is left out: {loaded.broken_arms[arm]}", file=sys.stderr, flush=True)
-    if not sound:
-        raise PluginError(f"suite '{loaded.name}': the plugin of every selected arm is broken")
+    cells = one_of_all_seeds(find_named(target, results, registry, device="cpu"), only or (), registry, _warn)
     lister = Lister(registry, values)
     listings = []
-    for cell in sound:
+    for cell in cells:
         listings.append(lister.sites(cell))
         if not as_json:
             _print_listing(listings[-1])
     if as_json:
-        typer.echo(json.dumps({"suite": loaded.name, "cells": [record(listing) for listing in listings]}, indent=2))
+        typer.echo(json.dumps({"suite": cells[0].suite, "cells": [record(listing) for listing in listings]}, indent=2))
     elif len(listings) > 1:
         _print_table(_TOTALS, [_totals(listing) for listing in listings])
 
@@ -180,3 +179,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)

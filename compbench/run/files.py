@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,6 +54,29 @@ def make_folder(path: Path) -> None:
         _sync_folder(folder.parent)
 
 
+def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Puts a folder of files in the place of an earlier one; after a crash there is one of the two, or none.
+
+    Args:
+        path: The folder.
+        files: Their content, by their paths in it.
+
+    Raises:
+        OSError: It can't be written; an earlier one is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        for name, content in files.items():
+            file = temporary / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def remove_abandoned(folder: Path, age_seconds: float = ABANDONED_SECONDS) -> None:
     """Removes what writers that were killed have left behind in a folder; files in the making are younger."""
     with os.scandir(folder) as entries:
@@ -60,7 +84,7 @@ def remove_abandoned(folder: Path, age_seconds: float = ABANDONED_SECONDS) -> No
             if entry.name.startswith(".") and entry.name.endswith(".tmp"):
                 with suppress(OSError):
                     if time.time() - entry.stat().st_mtime > age_seconds:
-                        os.unlink(entry)
+                        shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
 
 
 def _sync_folder(folder: Path) -> None:
