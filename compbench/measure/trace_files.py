@@ -22,6 +22,7 @@ WHERE = frozenset({"traceName", "host_name"})
 """What the profiler says of this machine and its folders; traces are for showing to others."""
 
 _WHOLE = "whole"
+_STEP = "ProfilerStep#"
 
 
 def handler(folder: Path) -> Callable[[profile], None]:
@@ -56,20 +57,29 @@ def _whole_in(folder: Path) -> list[Path]:
 
 
 def events_at(events: Sequence[Event], label: str) -> list[Event]:
-    """The events that happen while the profiler is at a step with a range of that label, and what names processes."""
+    """The events that happen while the profiler is at a step with a range of that label, and what names processes.
+
+    These steps are numbered anew from 0: the profiler counts those of all kinds, and some that it did not note.
+    """
     steps = sorted(
-        (event["ts"], event["ts"] + event["dur"])
+        (event["ts"], event["ts"] + event["dur"], event["name"])
         for event in events
-        if event.get("cat") == "user_annotation" and event["name"].startswith("ProfilerStep#")
+        if event.get("cat") == "user_annotation" and event["name"].startswith(_STEP)
     )
-    starts = [start for start, _ in steps]
+    starts = [start for start, *_ in steps]
 
     def place(event: Event) -> int | None:
         index = bisect_right(starts, event["ts"]) - 1
         return index if index >= 0 and event["ts"] < steps[index][1] else None
 
-    wanted = {place(event) for event in events if event.get("cat") == "user_annotation" and event["name"] == label}
-    return [event for event in events if event["ph"] == "M" or place(event) in wanted - {None}]
+    labelled = [event for event in events if event.get("cat") == "user_annotation" and event["name"] == label]
+    wanted = {index for event in labelled if (index := place(event)) is not None}
+    numbers = {steps[index][2]: number for number, index in enumerate(sorted(wanted))}
+    return [
+        {**event, "name": f"{_STEP}{numbers[event['name']]}"} if event["name"] in numbers else event
+        for event in events
+        if event["ph"] == "M" or place(event) in wanted
+    ]
 
 
 def write_trace(path: Path, trace: Mapping[str, Any], events: Sequence[Event]) -> None:

@@ -155,7 +155,7 @@ def trace_steps(
     finally:
         gc.unfreeze()
     snapshot = ""
-    if step.device.type == "cuda":
+    if _has_allocator(step):
         snapshot = SNAPSHOT
         _snapshot(step, session, batch, folder / SNAPSHOT)
     step.clear_gradients()
@@ -238,6 +238,11 @@ class _Profiled:
             write_trace(path, whole, events)
             written[role] = len(events), path.stat().st_size
         return written
+
+
+def _has_allocator(step: Step) -> bool:
+    """Whether the device has an allocator of torch's own, which knows its history."""
+    return step.device.type == "cuda"
 
 
 def _snapshot(step: Step, session: Session | None, batch: Batch, path: Path) -> None:

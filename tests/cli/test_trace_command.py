@@ -17,7 +17,7 @@ from compbench.errors import UnsupportedError
 from compbench.registry import Registry
 from compbench.report.traces import COLUMNS, growth_table, kinds_table
 from compbench.run import tracing
-from compbench.run.tracing import CellTrace, trace_cell
+from compbench.run.tracing import CellTrace, TraceSettings, trace_cell
 from compbench.suite import load_suite
 from compbench.suite.cell import Cell
 
@@ -78,7 +78,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
 @pytest.fixture(scope="module")
 def traced(cell: Cell, tmp_path_factory: pytest.TempPathFactory) -> CellTrace:
     """A cell that was traced in this process, before its strategy was calibrated."""
-    found = trace_cell(cell, tmp_path_factory.mktemp("trace"), 1, 2)
+    found = trace_cell(cell, tmp_path_factory.mktemp("trace"), TraceSettings(1), 2)
     assert (found.status, found.reason) == ("ok", "")
     return found
 
@@ -180,7 +180,7 @@ def test_an_arm_that_can_not_be_traced_is_told_with_its_reason(
         raise UnsupportedError("the model is compiled")
 
     monkeypatch.setattr(tracing, "prepare", refuse)
-    refused = trace_cell(cell, Path(), 1, 1)
+    refused = trace_cell(cell, Path(), TraceSettings(1), 1)
     assert (refused.status, refused.reason, refused.trace) == ("unsupported", "the model is compiled", None)
     monkeypatch.setattr(tracing.Tracer, "run", lambda self, cells: iter([refused]))
     status, out, err = compbench("trace", "tiny.yaml", "--only", "arm=lance")
