@@ -69,10 +69,10 @@ class Chain(Compressor):
         Raises:
             SettingsError: a member leaves no coefficients for the next.
         """
-        links: list[_Link] = []
+        links: list[Link] = []
         width: int | None = site.width
         for position, member in enumerate(self.members):
-            link = _Link(member, position, site, generator)
+            link = Link(member, position, site, generator)
             codec = link.codec(site.width if width is None else width)
             if codec is None:
                 continue
@@ -126,13 +126,13 @@ def _uses_of(use: SiteUse, position: int) -> Iterator[SiteUse]:
                 yield replace(use, site=replace(use.site, width=link.width), codec=codec)
 
 
-class _Link:
+class Link:
     """One member of a chain at one site, and its codec for the width that reaches it."""
 
     def __init__(self, member: Compressor, position: int, site: Site, generator: torch.Generator) -> None:
         self.member = member
         self.position = position
-        self._site = site
+        self.site = site
         self._names = ("chain", str(position), member.name)
         self._seed = generator.initial_seed()
         self._device = generator.device
@@ -144,9 +144,14 @@ class _Link:
         """The codec for rows of ``width`` columns, made anew when the width is another one than before."""
         if width != self.width:
             self.generator = seeds.generator(self._seed, *self._names, str(width), device=self._device)
-            self._codec = self.member.codec(replace(self._site, width=width), self.generator)
+            self._codec = self.member.codec(replace(self.site, width=width), self.generator)
             self.width = width
         return self._codec
+
+    def encode(self, rows: Tensor) -> Payload | None:
+        """Compresses the rows that reach it; None where the member leaves them as they are."""
+        codec = self.codec(rows.shape[1])
+        return None if codec is None else codec.encode(rows)
 
     @property
     def current(self) -> Iterable[Codec]:
@@ -160,7 +165,7 @@ class ChainCodec(Codec):
     A call that a member keeps as it is, for want of a basis say, is kept like that: no later member touches it.
     """
 
-    def __init__(self, links: Sequence[_Link], width: int) -> None:
+    def __init__(self, links: Sequence[Link], width: int) -> None:
         self.links = links
         self._width = width
 
@@ -194,10 +199,10 @@ class ChainCodec(Codec):
         for link in self.links:
             if left is None:
                 break
-            codec = link.codec(left.shape[1])
-            if codec is not None:
-                payloads.append(codec.encode(left))
-                left = payloads[-1].coefficients()
+            payload = link.encode(left)
+            if payload is not None:
+                payloads.append(payload)
+                left = payload.coefficients()
         if len(payloads) == 1:
             return payloads[0]
         return ChainPayload([payload.with_coefficients(None) for payload in payloads[:-1]], payloads[-1])
@@ -306,13 +311,17 @@ class ChainPayload(Payload):
     def _first(self) -> Payload:
         """The first member's payload, with its coefficients rebuilt."""
         payload = self.last
-        for outer in reversed(self.outer):
-            payload = outer.with_coefficients(payload.decode())
+        for place in reversed(range(len(self.outer))):
+            payload = self.outer[place].with_coefficients(self._rebuilt(place + 1, payload))
         return payload
+
+    def _rebuilt(self, place: int, payload: Payload) -> Tensor:
+        """What the payload at a place in the chain stands for, whole: the coefficients of the one before it."""
+        return payload.decode()
 
     def decode(self) -> Tensor:
         """The rows, ``(N, D)``, rebuilt from the last member to the first."""
-        return self._first().decode()
+        return self._rebuilt(0, self._first())
 
     def weight_gradient(self, grad_output: Tensor) -> Tensor:
         """``dY^T X``, ``(M, D)``, in the way of the first member."""

@@ -12,9 +12,11 @@ import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from compbench.cli.printing import screen, show, warn
-from compbench.errors import SettingsError
+from compbench.cli.trace_command import how_to_open
+from compbench.errors import SettingsError, StoreError
 from compbench.registry import Registry, default_plugins_dir
 from compbench.report.summary import write_results
+from compbench.report.traces import write_operators
 from compbench.run.progress import Plan, describe, duration, make_progress
 from compbench.run.runner import RunOptions, RunOutcome, SuiteRunner
 from compbench.run.selection import Rerun
@@ -39,12 +41,16 @@ Examples:
   compbench run mine.yaml --executor ray --address auto      on the Ray cluster of this machine
   compbench run mine.yaml --executor slurm --dry-run         what would be handed to Slurm
   compbench run mine.yaml --observer mlflow        each cell as a run of MLflow, too
+  compbench run mine.yaml --trace                  some steps of each cell for TensorBoard and Perfetto, too
   compbench run mine.yaml --jobs 1 --timeout 600   one cell at a time, ten minutes at most for each
 
 Exit status: 0 every selected cell is ok, 1 some are not, 2 bad input, 130 interrupted.
 """
 
 _SHOWN_LEFTOVERS = 20
+
+TRACED_STEPS = 3
+"""Of each cell, with ``--trace``: its folder has about a megabyte for a step of ten thousand operators."""
 
 
 def run(
@@ -133,6 +139,14 @@ def run(
             metavar="N",
         ),
     ] = None,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help=f"Trace {TRACED_STEPS} steps of each cell that runs, when its figures are taken: for TensorBoard and "
+            "Perfetto, in the folder traces of the suite's results. No record knows of it.",
+        ),
+    ] = False,
     observer: Annotated[
         list[str] | None,
         typer.Option(help="Has an observer follow the run, such as mlflow or wandb; may be repeated.", metavar="NAME"),
@@ -163,6 +177,7 @@ def run(
         retries=retries,
         fail_fast=fail_fast,
         skip=not no_skip,
+        trace_steps=TRACED_STEPS if trace else 0,
         command=command_line(suite, jobs, only or (), plugins_dir, device, timeout, memory_limit, no_skip),
     )
     runner = SuiteRunner(loaded, registry, options, make_progress, warn)
@@ -173,6 +188,8 @@ def run(
         registry.start_observer(name)
     outcome = runner.run()
     _conclude(outcome, loaded.name, registry)
+    if trace:
+        _print_traces(outcome)
     raise typer.Exit(outcome.exit_status)
 
 
@@ -233,6 +250,24 @@ def _conclude(outcome: RunOutcome, suite: str, registry: Registry) -> None:
     problems = registry.observe("compbench_suite_finished", directory=str(outcome.directory), statuses=outcome.statuses)
     for problem in problems:
         warn(problem)
+
+
+def _print_traces(outcome: RunOutcome) -> None:
+    """Says where traces are and how to open them; puts the table of operators beside each."""
+    for folder in outcome.traces.values():
+        try:
+            write_operators(folder)
+        except StoreError as error:
+            warn(str(error))
+    if outcome.traces:
+        example = next(iter(outcome.traces.values()))
+        print(f"\n{how_to_open(example.parent, example)}")
+    untraced = len(outcome.selected) - outcome.ran
+    if untraced > 0:
+        print(
+            f"\n{untraced} of the cells did not run, and have no trace of this run: --rerun all runs them again, and "
+            "compbench trace CELL traces one by its key"
+        )
 
 
 def _print_leftovers(outcome: RunOutcome) -> None:

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from compbench.cli.printing import formatted, show, warn
-from compbench.errors import PluginError, SettingsError, unknown
+from compbench.errors import SettingsError, unknown
 from compbench.registry import Registry, default_plugins_dir
 from compbench.report.formats import FORMATS, TERMINAL
 from compbench.report.site_tables import all_sites, compressed_table, raw_table, title, total, totals_table
-from compbench.run.listing import Lister, Listing, without_seeds
-from compbench.suite import load_suite
+from compbench.run.listing import Lister, Listing
+from compbench.run.naming import find_named, one_of_all_seeds
 
 HELP = """
 Lists every site of a suite's model, with what its arms will keep there; trains nothing.
@@ -28,13 +28,19 @@ Examples:
   compbench sites quick --only arm=laser           one arm, at the suite's deepest recursion
   compbench sites suites/trm_depth_paper.yaml      every arm, and a table of their totals
   compbench sites mine.yaml --only depth=4,8 --json
+  compbench sites laser-d4-s0-1f2e3d4c5b6a         one cell by its key, or by its record's path
 
 Exit status: 0 listed, 2 bad input, such as a pattern that matches no site.
 """
 
 
 def sites(
-    suite: Annotated[str, typer.Argument(help="A suite's YAML file, or the name of one that ships.", metavar="SUITE")],
+    target: Annotated[
+        str, typer.Argument(help="A suite, a cell's key, or the path of a cell's record.", metavar="SUITE|CELL")
+    ],
+    results: Annotated[
+        Path, typer.Option(help="Folder in which a cell's key is looked for, as for compbench run.", metavar="DIR")
+    ] = Path("results"),
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,21 +73,15 @@ def sites(
         raise SettingsError(f"--format: {unknown('format', layout, FORMATS)}")
     layout = "json" if as_json else layout
     registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
-    loaded = load_suite(suite, registry, device="cpu")
-    cells = without_seeds(loaded.cells(registry), only or ())
-    sound = [cell for cell in cells if cell.arm not in loaded.broken_arms]
-    for arm in dict.fromkeys(cell.arm for cell in cells if cell not in sound):
-        warn(f"arm '{arm}' is left out: {loaded.broken_arms[arm]}")
-    if not sound:
-        raise PluginError(f"suite '{loaded.name}': the plugin of every selected arm is broken")
+    cells = one_of_all_seeds(find_named(target, results, registry, device="cpu"), only or (), registry, warn)
     lister = Lister(registry, values)
     listings = []
-    for cell in sound:
+    for cell in cells:
         listings.append(lister.sites(cell))
         if layout not in ("csv", "json"):
             _print_listing(listings[-1], layout)
     if layout == "json":
-        typer.echo(json.dumps({"suite": loaded.name, "cells": [record(listing) for listing in listings]}, indent=2))
+        typer.echo(json.dumps({"suite": cells[0].suite, "cells": [record(listing) for listing in listings]}, indent=2))
     elif layout == "csv":
         show(formatted(all_sites(listings), layout))
     elif len(listings) > 1:

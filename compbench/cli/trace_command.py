@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from compbench.errors import PluginError, SettingsError, StoreError, unknown
+from compbench.errors import SettingsError, StoreError, unknown
+from compbench.measure.tracing import SNAPSHOT
 from compbench.registry import Registry, default_plugins_dir
 from compbench.report.tables import TERMINAL, as_text
 from compbench.report.traces import as_csv, growth_table, kinds_table
+from compbench.run.cell_process import Limits
 from compbench.run.files import write_atomically
-from compbench.run.listing import without_seeds
+from compbench.run.naming import NamedCell, NamedSuite, find_named, one_of_all_seeds
 from compbench.run.progress import describe
-from compbench.run.tracing import CellTrace, Tracer
-from compbench.suite import load_suite
+from compbench.run.tracing import CellTrace, Tracer, TraceSettings
 from compbench.suite.cell import Cell
 
 HELP = """
@@ -30,13 +30,17 @@ Shows where the time of a training step goes, operator by operator, beside the p
 Each cell is made ready as for a run, in a process of its own, trains a few steps, and then runs under torch's profiler:
 steps with the strategy, and plain ones. Printed are the time by kind of operator and phase, and the operators that
 take more of the strategy's step. For each cell DIR gets a folder with two traces, for TensorBoard, Perfetto or
-chrome://tracing, and operators.csv. Seeds make no difference and are left out.
+chrome://tracing, with shapes, memory and regions named after strategy, site, encode and decode; operators.csv and
+trace.json; and on a GPU a memory snapshot. Of a suite, seeds make no difference and are left out. To trace cells of a
+run at the end of their training instead: compbench run SUITE --trace.
 
 \b
 Examples:
   compbench trace quick --only arm=laser           one arm, at the suite's deepest recursion
   compbench trace suites/trm_depth.yaml --only arm=laser,int8 --only depth=2,4
+  compbench trace laser-d4-s0-1f2e3d4c5b6a         one cell by its key, or by its record's path
   compbench trace mine.yaml --warmup 350           a strategy that calibrates late
+  compbench trace quick --only arm=laser --stacks  with every Python function: slower, larger
   compbench trace quick --only arm=laser --format csv
 
 Exit status: 0 all is traced, 1 some cell could not be, 2 bad input, 130 interrupted.
@@ -46,7 +50,12 @@ FORMATS = ("terminal", "github", "csv", "json")
 
 
 def trace(
-    suite: Annotated[str, typer.Argument(help="A suite's YAML file, or the name of one that ships.", metavar="SUITE")],
+    target: Annotated[
+        str, typer.Argument(help="A suite, a cell's key, or the path of a cell's record.", metavar="SUITE|CELL")
+    ],
+    results: Annotated[
+        Path, typer.Option(help="Folder in which a cell's key is looked for, as for compbench run.", metavar="DIR")
+    ] = Path("results"),
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -55,7 +64,12 @@ def trace(
         ),
     ] = None,
     steps: Annotated[
-        int, typer.Option(min=1, help="Steps that are traced with the strategy, and as many plain ones.", metavar="N")
+        int,
+        typer.Option(
+            min=1,
+            help="Steps that are traced with the strategy, and as many plain ones; fewer where they are very large.",
+            metavar="N",
+        ),
     ] = 5,
     warmup: Annotated[
         int,
@@ -65,6 +79,10 @@ def trace(
             metavar="N",
         ),
     ] = 10,
+    stacks: Annotated[
+        bool,
+        typer.Option("--stacks", help="Note every Python function, too: steps take longer, and files are larger."),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the traces; by default traces/ and the suite's name.", metavar="DIR")
     ] = None,
@@ -85,51 +103,50 @@ def trace(
     if layout not in FORMATS:
         raise SettingsError(f"--format: {unknown('format', layout, FORMATS)}")
     registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
-    loaded = load_suite(suite, registry, device)
-    # A cell's process sees one GPU and calls it `cuda`, whichever it is.
-    cells = dataclasses.replace(loaded, device=loaded.device.partition(":")[0]).cells(registry)
-    chosen = without_seeds(cells, only or ())
-    sound = [cell for cell in chosen if cell.arm not in loaded.broken_arms]
-    for arm in dict.fromkeys(cell.arm for cell in chosen if cell not in sound):
-        _tell(f"warning: arm '{arm}' is left out: {loaded.broken_arms[arm]}")
-    if not sound:
-        raise PluginError(f"suite '{loaded.name}': the plugin of every selected arm is broken")
-    directory = output if output is not None else Path("traces") / loaded.name
-    tracer = Tracer(loaded, directory, steps, warmup, lambda cell: _tell(f"tracing {describe(cell)}"))
-    found = []
-    for result in tracer.run(sound):
-        found.append(result)
+    found = find_named(target, results, registry, device)
+    if isinstance(found, NamedCell):
+        found.refuse(only, device)
+    cells = one_of_all_seeds(found, only or (), registry, lambda message: _tell(f"warning: {message}"))
+    if isinstance(found, NamedCell) and cells[0].key != found.record.key:
+        _tell(f"warning: the plugins of {found.record.key} have changed since; what is traced is {cells[0].key}")
+    directory = output if output is not None else Path("traces") / cells[0].suite
+    tracer = _tracer(found, directory, TraceSettings(steps, stacks), warmup)
+    results_of_cells = []
+    for result in tracer.run(cells):
+        results_of_cells.append(result)
         if result.trace is None:
             _tell(f"error: {_failure(result, tracer.log_path(result.cell.key))}")
             continue
         _write(tracer.folder(result.cell) / "operators.csv", as_csv([result]))
         if layout in ("terminal", "github"):
             _print_tables(result, layout, top)
-    traced = [result for result in found if result.trace is not None]
+    traced = [result for result in results_of_cells if result.trace is not None]
     if layout == "csv":
         typer.echo(as_csv(traced), nl=False)
     elif layout == "json":
-        typer.echo(json.dumps({"suite": loaded.name, "cells": [record(result) for result in found]}, indent=2))
+        records = [result.record() for result in results_of_cells]
+        typer.echo(json.dumps({"suite": cells[0].suite, "cells": records}, indent=2))
     if traced:
-        typer.echo(_how_to_open(directory, tracer.folder(traced[0].cell)), err=layout in ("csv", "json"))
+        example = tracer.folder(traced[0].cell)
+        typer.echo(how_to_open(directory, example), err=layout in ("csv", "json"))
     if tracer.stopped_by is not None:
         name = signal.Signals(tracer.stopped_by).name
-        _tell(f"interrupted by {name}: {len(traced)} of {len(sound)} cells are traced")
+        _tell(f"interrupted by {name}: {len(traced)} of {len(cells)} cells are traced")
         raise typer.Exit(128 + tracer.stopped_by)
-    raise typer.Exit(0 if len(traced) == len(found) else 1)
+    raise typer.Exit(0 if len(traced) == len(results_of_cells) else 1)
 
 
-def record(result: CellTrace) -> dict[str, Any]:
-    """One cell's trace as plain data; its folder has the name of the cell's key."""
-    cell = result.cell
-    return {
-        "key": cell.key,
-        "arm": cell.arm,
-        "depth": cell.depth,
-        "seed": cell.seed,
-        "variant": cell.variant,
-        **result.model_dump(mode="json", exclude={"cell"}),
-    }
+def _tracer(found: NamedSuite | NamedCell, directory: Path, settings: TraceSettings, warmup: int) -> Tracer:
+    """Traces with the device, threads and limits of the suite; of a cell by itself, with those of its record."""
+    if isinstance(found, NamedSuite):
+        suite = found.suite
+        device, threads = suite.device, suite.threads
+        limits = Limits(suite.timeout_seconds, memory_bytes=suite.memory_limit)
+    else:
+        environment = found.record.environment
+        device, threads = found.record.cell.device, environment.threads if environment is not None else None
+        limits = Limits()
+    return Tracer(device, threads, limits, directory, settings, warmup, lambda cell: _tell(f"tracing {describe(cell)}"))
 
 
 def _print_tables(result: CellTrace, layout: str, top: int) -> None:
@@ -154,15 +171,26 @@ def _failure(result: CellTrace, log: Path) -> str:
     return told if result.status == "unsupported" else f"{told} ({log})"
 
 
-def _how_to_open(directory: Path, example: Path) -> str:
+def how_to_open(directory: Path, example: Path) -> str:
+    """What a user does with traces, in lines.
+
+    Args:
+        directory: Where they are, a folder a cell.
+        example: The folder of one of them.
+    """
+    missing = "" if _has_plugin() else "      (not installed here: the extra `tensorboard`)"
     lines = [
-        f"traces: {directory}, a folder a cell, with operators.csv",
-        f"  tensorboard --logdir {shlex.quote(str(directory))}",
-        f"or open {example}/strategy/strategy.pt.trace.json.gz in https://ui.perfetto.dev or chrome://tracing",
+        f"traces: {directory}, a folder a cell",
+        f"  TensorBoard: tensorboard --logdir {shlex.quote(str(directory))}{missing}",
+        f"  Perfetto: open {example}/strategy/strategy.pt.trace.json.gz in https://ui.perfetto.dev or chrome://tracing",
     ]
-    if importlib.util.find_spec("torch_tb_profiler") is None:
-        lines[1] += "      (not installed here: the extra `tensorboard`)"
+    if (example / SNAPSHOT).exists():
+        lines.append(f"  memory of the GPU: open {example / SNAPSHOT} in https://pytorch.org/memory_viz")
     return "\n".join(lines)
+
+
+def _has_plugin() -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in ("tensorboard", "torch_tb_profiler"))
 
 
 def _write(path: Path, text: str) -> None:

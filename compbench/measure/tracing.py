@@ -8,56 +8,28 @@ the session, the strategy and the profiler. So the kinds of a phase add up to th
 from __future__ import annotations
 
 import gc
-import gzip
-import json
-import re
 import tempfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from functools import cache, wraps
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
-from unittest.mock import patch
+from typing import Literal, Self, get_args
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from compbench.capture import Session
-from compbench.capture.entry import Entry
-from compbench.capture.recipes import Recipe
-from compbench.capture.saving import Saver
+from compbench.measure.memory_history import memory_history
+from compbench.measure.operator_kinds import KINDS, WHOLE, Kind, kind_of
+from compbench.measure.regions import WORKS, Region, Regions, Work
 from compbench.measure.results import PhaseName
 from compbench.measure.step import Step
 from compbench.measure.timing import PHASES, measure_time
+from compbench.measure.trace_files import Event, events_at, handler, read_whole, write_trace
 from compbench.records import Batch
-
-Kind = Literal[
-    "matrix_products",
-    "attention",
-    "elementwise",
-    "norms",
-    "reductions",
-    "decompositions",
-    "indexing_and_sorting",
-    "random_numbers",
-    "copies_and_casts",
-    "memory",
-    "views",
-    "compiled_code",
-    "device_calls",
-    "other_operators",
-    "python_and_engine",
-]
-"""``matrix_products`` has convolutions; ``norms`` are of layers and of vectors; ``reductions`` have softmax and losses;
-``decompositions`` are QR, SVD, eigenvectors and the like; ``memory`` is making and filling tensors; ``compiled_code``
-is what ``torch.compile`` has made, as a whole; ``device_calls`` start work on a GPU or wait for it."""
-
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 PHASE_LABEL = "phase: "
 """Before the name of a phase in a trace."""
@@ -70,14 +42,11 @@ Role = Literal["plain", "strategy"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
-Work = Literal["save", "encode", "decode", "recompute", "end of step"]
-"""What a session does for its strategy; the label of its range in a trace, followed by the site or the function.
-``save`` is whatever it does with a tensor that autograd saves, encoding included."""
+MOST_EVENTS = 100_000
+"""In a trace's file, if one step has no more: some 3 MB compressed. Fewer steps are traced where they have more."""
 
-WORKS: tuple[Work, ...] = get_args(Work)
-
-_WHOLE: frozenset[Kind] = frozenset({"attention", "norms", "decompositions", "random_numbers"})
-"""Kinds that also take whatever operators of theirs call, since how these are composed is a detail of torch."""
+SNAPSHOT = "strategy/memory.pickle"
+"""Where the memory snapshot of a GPU goes."""
 
 
 class OperatorTime(BaseModel):
@@ -98,6 +67,7 @@ class WorkTime(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    strategy: str = Field(description="whose codec is at the site")
     work: Work
     what: str = Field(description="the site; for what is computed again, the function; empty for all that is saved")
     calls: float
@@ -114,6 +84,8 @@ class StepTrace(BaseModel):
     times: tuple[OperatorTime, ...] = Field(description="all milliseconds of a traced step")
     works: tuple[WorkTime, ...] = ()
     file: str = Field(description="the trace in its folder, as TensorBoard, Perfetto and chrome://tracing read it")
+    events: int = Field(description="how many there are in the file")
+    file_bytes: int = Field(description="the file's size")
 
     @property
     def traced_ms(self) -> float:
@@ -136,75 +108,149 @@ class Trace(BaseModel):
 
     plain: StepTrace
     strategy: StepTrace
+    stacks: bool = Field(False, description="whether every Python function was noted, which takes its time")
+    memory_snapshot: str = Field("", description="the history of a GPU's memory in a step under the strategy, its file")
 
 
-def trace_steps(step: Step, session: Session | None, batch: Batch, steps: int, folder: Path) -> Trace:
+def trace_steps(
+    step: Step, session: Session | None, batch: Batch, steps: int, folder: Path, stacks: bool = False
+) -> Trace:
     """Traces pairs of one plain step and one under the strategy, the order turning from pair to pair.
 
     A step is forward, backward and the strategy's end of step; the optimiser, which is the same for both, is left out.
-    Before that as many pairs are timed without the profiler, and as many are traced and forgotten.
+    Before that as many pairs are timed without the profiler, and as many are traced and forgotten. Shapes of operators'
+    inputs and whatever is allocated and freed are noted, too.
 
     Args:
         step: the model.
         session: its session, open; None traces the plain step in the strategy's place too.
         batch: the examples of a training step.
-        steps: how many pairs, at least 1.
-        folder: where ``plain/`` and ``strategy/`` go, each with one trace: TensorBoard takes them for two runs.
+        steps: how many pairs, at least 1. There are fewer where a file would have more than :data:`MOST_EVENTS` events,
+            but never none.
+        folder: where ``plain/`` and ``strategy/`` go, each with one trace: TensorBoard takes them for two runs. On a
+            GPU the second also has a memory snapshot.
+        stacks: notes every Python function that runs.
 
     Raises:
         OSError: a trace can't be written.
     """
     time = measure_time(step, session, batch, steps)
     untraced_ms = {"plain": 1000 * time.uncompressed_step_seconds, "strategy": 1000 * time.step_seconds}
+    folder.mkdir(parents=True, exist_ok=True)
+    regions = None if session is None else Regions(session)
     gc.collect()
     gc.freeze()  # What is there now needs no looking through: collecting before each step then takes no time.
     try:
-        with _labelled_works():
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary, _shown(regions):
+            profiled = _Profiled(step, session, batch, Path(temporary), stacks)
             # The first time for memory alone: what the profiler notes comes to lie in places that tensors of the next
             # step would have used, so that each step needs new memory of the system and takes twice as long. The
-            # second time all places are there.
-            _profile(step, session, batch, steps, on_ready=lambda profiler: None)
-            profiler = _profile(step, session, batch, steps, on_ready=lambda profiler: _export(profiler, folder))
+            # second time all places are there. One pair by itself tells how large the files will be.
+            profiled.run(1)
+            pairs = max(1, min(steps, MOST_EVENTS // max(map(len, profiled.events().values()))))
+            if pairs > 1:
+                profiled.run(pairs)
+            profiler = profiled.run(pairs)
+            written = profiled.write(folder)
     finally:
         gc.unfreeze()
+    snapshot = ""
+    if _has_allocator(step):
+        snapshot = SNAPSHOT
+        _snapshot(step, session, batch, folder / SNAPSHOT)
     step.clear_gradients()
     events = [event for event in profiler.events() or [] if event.device_type == DeviceType.CPU]
-    works = tuple(_work_times(events, steps))
+    works = () if regions is None else tuple(_work_times(events, regions, pairs))
     plain, strategy = (
         StepTrace(
-            steps=steps,
+            steps=pairs,
             step_ms=untraced_ms[role],
-            times=tuple(operator_times(events, role, steps)),
+            times=tuple(operator_times(events, role, pairs)),
             works=works if role == "strategy" else (),
             file=_file(role),
+            events=written[role][0],
+            file_bytes=written[role][1],
         )
         for role in ROLES
     )
-    return Trace(plain=plain, strategy=strategy)
+    return Trace(plain=plain, strategy=strategy, stacks=stacks, memory_snapshot=snapshot)
 
 
-def _profile(
-    step: Step, session: Session | None, batch: Batch, steps: int, on_ready: Callable[[profile], None]
-) -> profile:
-    """Runs the pairs under the profiler, after one pair that it does not note."""
-    profiler = profile(
-        activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if step.device.type == "cuda" else [])],
-        schedule=schedule(wait=0, warmup=2, active=2 * steps, repeat=1),
-        on_trace_ready=on_ready,
-        acc_events=True,
-    )
-    with profiler:
-        for pair in range(-1, steps):
-            for role in ROLES if pair % 2 else reversed(ROLES):
-                traced = session if role == "strategy" else None
-                with session.paused() if session is not None and traced is None else nullcontext():
-                    step.clear_gradients()
-                    gc.collect()
-                    step.synchronize()
-                    _labelled_step(role, step, traced, batch)
-                    step.synchronize()
-                profiler.step()
-    return profiler
+def _shown(regions: Regions | None) -> AbstractContextManager[None]:
+    return nullcontext() if regions is None else regions.shown()
+
+
+class _Profiled:
+    """Pairs of steps under the profiler.
+
+    Args:
+        step: the model.
+        session: its session.
+        batch: the examples.
+        folder: where the profiler's own files go for the moment.
+        stacks: whether every Python function is noted.
+    """
+
+    def __init__(self, step: Step, session: Session | None, batch: Batch, folder: Path, stacks: bool) -> None:
+        self._step = step
+        self._session = session
+        self._batch = batch
+        self._folder = folder
+        self._stacks = stacks
+
+    def run(self, pairs: int) -> profile:
+        """Runs pairs, after one pair that is not noted; the trace takes the place of the one before."""
+        step, session = self._step, self._session
+        profiler = profile(
+            activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if step.device.type == "cuda" else [])],
+            schedule=schedule(wait=0, warmup=2, active=2 * pairs, repeat=1),
+            on_trace_ready=handler(self._folder),
+            record_shapes=True,
+            profile_memory=True,
+            with_stack=self._stacks,
+            acc_events=True,
+        )
+        with profiler:
+            for pair in range(-1, pairs):
+                for role in ROLES if pair % 2 else reversed(ROLES):
+                    traced = session if role == "strategy" else None
+                    with session.paused() if session is not None and traced is None else nullcontext():
+                        step.clear_gradients()
+                        gc.collect()
+                        step.synchronize()
+                        _labelled_step(role, step, traced, self._batch)
+                        step.synchronize()
+                    profiler.step()
+        return profiler
+
+    def events(self) -> dict[Role, list[Event]]:
+        """The events of each kind of step in the last run."""
+        events = read_whole(self._folder)["traceEvents"]
+        return {role: events_at(events, f"{ROLE_LABEL}{role}") for role in ROLES}
+
+    def write(self, folder: Path) -> dict[Role, tuple[int, int]]:
+        """Writes the last run as two traces, and gives the number of events and bytes of each."""
+        whole = read_whole(self._folder)
+        written: dict[Role, tuple[int, int]] = {}
+        for role in ROLES:
+            path = folder / _file(role)
+            events = events_at(whole["traceEvents"], f"{ROLE_LABEL}{role}")
+            write_trace(path, whole, events)
+            written[role] = len(events), path.stat().st_size
+        return written
+
+
+def _has_allocator(step: Step) -> bool:
+    """Whether the device has an allocator of torch's own, which knows its history."""
+    return step.device.type == "cuda"
+
+
+def _snapshot(step: Step, session: Session | None, batch: Batch, path: Path) -> None:
+    """The history of the memory of one step under the strategy."""
+    step.clear_gradients()
+    with memory_history(path):
+        _labelled_step("strategy", step, session, batch)
+        step.synchronize()
 
 
 def _labelled_step(role: Role, step: Step, session: Session | None, batch: Batch) -> None:
@@ -239,104 +285,42 @@ class _Phases:
         self._open.enter_context(record_function(f"{PHASE_LABEL}{phase}"))
 
 
-# ---------------------------------------------------------------- labels of what a session does
-
-
-@contextmanager
-def _labelled_works() -> Iterator[None]:
-    """Ranges around what sessions do for their strategies; from outside, so that other steps pay nothing for them.
-
-    Autograd's operators call a session while they run. Without the range around ``save`` what it takes would be theirs.
-    """
-    labels: list[tuple[type, str, Callable[..., str]]] = [
-        (Saver, "pack", lambda *_: "save"),
-        (Saver, "_encode", lambda saver, tensor, fold, book, *_: f"encode {book.site.name}"),
-        (Entry, "_decoded", lambda entry, *_: f"decode {entry.book.site.name}"),
-        (Recipe, "_compute", lambda recipe, *_: f"recompute {getattr(recipe._function, '__name__', '')}"),
-        (Session, "_end_step", lambda session, book, *_: f"end of step {book.site.name}"),
-    ]
-    with ExitStack() as stack:
-        for owner, method, label in labels:
-            stack.enter_context(patch.object(owner, method, _labelled(getattr(owner, method), label)))
-        yield
-
-
-def _labelled(method: Callable[..., Any], label: Callable[..., str]) -> Callable[..., Any]:
-    @wraps(method)
-    def labelled(*arguments: Any, **keywords: Any) -> Any:
-        # Not record_function, which is an operator itself: it takes longer, and sessions would see it run.
-        with torch._C._profiler._RecordFunctionFast(label(*arguments)):
-            return method(*arguments, **keywords)
-
-    return labelled
-
-
-def _work_times(events: Iterable[FunctionEvent], steps: int) -> list[WorkTime]:
-    sums: dict[tuple[Work, str], tuple[int, float]] = {}
-    for event in events:
-        work = _work(event)
-        if work is None or _is_within(event, work):
-            continue
-        key = work, event.name.removeprefix(work).strip()
-        calls, microseconds = sums.get(key, (0, 0.0))
-        sums[key] = calls + 1, microseconds + event.time_range.elapsed_us()
-    return [
-        WorkTime(work=work, what=what, calls=calls / steps, cpu_ms=microseconds / 1000 / steps)
-        for (work, what), (calls, microseconds) in sorted(sums.items(), key=lambda item: WORKS.index(item[0][0]))
-    ]
-
-
-def _work(event: FunctionEvent) -> Work | None:
-    return next((work for work in WORKS if event.name == work or event.name.startswith(f"{work} ")), None)
-
-
-def _is_within(event: FunctionEvent, work: Work) -> bool:
-    """Whether work of a kind goes on around an event."""
-    around = event.cpu_parent
-    while around is not None:
-        if _work(around) == work:
-            return True
-        around = around.cpu_parent
-    return False
-
-
-# ---------------------------------------------------------------- files
-
-
 def _file(role: Role) -> str:
     return f"{role}/{role}.pt.trace.json.gz"
 
 
-def _export(profiler: profile, folder: Path) -> None:
-    """Writes the trace, as torch writes it, as two: the plain steps, and those under the strategy."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        whole = Path(temporary) / "whole.json"
-        profiler.export_chrome_trace(str(whole))
-        trace = json.loads(whole.read_text(encoding="utf-8"))
-    for role in ROLES:
-        path = folder / _file(role)
-        path.parent.mkdir(exist_ok=True)
-        with gzip.open(path, "wt", encoding="utf-8") as file:
-            json.dump({**trace, "traceEvents": _events_of(trace["traceEvents"], role)}, file)
+# ---------------------------------------------------------------- times of a session's work
 
 
-def _events_of(events: Sequence[dict[str, Any]], role: Role) -> list[dict[str, Any]]:
-    """The events of a Chrome trace that happen while the profiler is at a step of a role, and what names processes."""
-    steps = sorted(
-        (event["ts"], event["ts"] + event["dur"])
-        for event in events
-        if event.get("cat") == "user_annotation" and event["name"].startswith("ProfilerStep#")
-    )
-    starts = [start for start, _ in steps]
+def _work_times(events: Iterable[FunctionEvent], regions: Regions, steps: int) -> list[WorkTime]:
+    sums: dict[Region, tuple[int, float]] = {}
+    for event in events:
+        region = regions.find(event.name)
+        if region is None or _is_within(event, region.work, regions):
+            continue
+        calls, microseconds = sums.get(region, (0, 0.0))
+        sums[region] = calls + 1, microseconds + event.time_range.elapsed_us()
+    return [
+        WorkTime(
+            strategy=region.strategy,
+            work=region.work,
+            what=region.what,
+            calls=calls / steps,
+            cpu_ms=microseconds / 1000 / steps,
+        )
+        for region, (calls, microseconds) in sorted(sums.items(), key=lambda item: WORKS.index(item[0].work))
+    ]
 
-    def place(event: dict[str, Any]) -> int | None:
-        index = bisect_right(starts, event["ts"]) - 1
-        return index if index >= 0 and event["ts"] < steps[index][1] else None
 
-    label = f"{ROLE_LABEL}{role}"
-    wanted = {place(event) for event in events if event.get("cat") == "user_annotation" and event["name"] == label}
-    return [event for event in events if event["ph"] == "M" or place(event) in wanted - {None}]
+def _is_within(event: FunctionEvent, work: Work, regions: Regions) -> bool:
+    """Whether work of a kind goes on around an event."""
+    around = event.cpu_parent
+    while around is not None:
+        region = regions.find(around.name)
+        if region is not None and region.work == work:
+            return True
+        around = around.cpu_parent
+    return False
 
 
 # ---------------------------------------------------------------- times of operators
@@ -404,85 +388,6 @@ def _with_kinds(events: Iterable[FunctionEvent]) -> Iterator[tuple[FunctionEvent
         passed_on = None
         if kind is not None:
             kind = within or kind
-            passed_on = kind if kind in _WHOLE else None
+            passed_on = kind if kind in WHOLE else None
             yield event, kind
         waiting += [(child, passed_on) for child in event.cpu_children]
-
-
-# ---------------------------------------------------------------- kinds of operators
-
-_COMPILED = re.compile(r"Torch-Compiled Region|CompiledFunction|## Call CompiledFxGraph|graph_\d+_|triton_")
-_DEVICE_CALL = re.compile(r"(?:cuda|cu|hip)[A-Z]\w*$")
-_NO_OPERATORS = frozenset({"autograd", "torch", "profiler"})
-_NAMES: tuple[tuple[Kind, str], ...] = (
-    ("attention", r"scaled_dot_product|flash_attention|efficient_attention|multi_head_attention"),
-    ("norms", r"(?:.*_)?norm(?:_.*)?$"),
-    (
-        "matrix_products",
-        r"(?:mm|addmm|bmm|baddbmm|addbmm|int_mm|scaled_mm|matmul|linear|mkldnn_linear|mv|addmv|dot|vdot|inner|outer"
-        r"|ger|addr|einsum|tensordot|chain_matmul|linalg_multi_dot|linalg_matmul|linalg_vecdot|linear_backward"
-        r"|matmul_backward|(?:\w+_)?conv(?:olution|_|\d)\w*)$",
-    ),
-    (
-        "decompositions",
-        r"linalg_(?!cross|diagonal|vecdot)|(?:qr|geqrf|orgqr|ormqr|svd|eig|symeig|cholesky|lu_|triangular_solve|pinverse)",
-    ),
-    (
-        "copies_and_casts",
-        r"(?:copy|copy_from|to|to_copy|clone|contiguous|cat|stack|hstack|vstack|item|local_scalar_dense|repeat|tile"
-        r"|repeat_interleave|roll|flip|constant_pad_nd|pad|pin_memory|to_dense|float|half|type_as)$",
-    ),
-    (
-        "memory",
-        r"(?:(?:new_)?(?:empty|zeros|ones|full)(?:_like|_strided)?|resize|resize_output|fill|zero|set|arange|eye"
-        r"|linspace|scalar_tensor|lift_fresh)$",
-    ),
-    (
-        "indexing_and_sorting",
-        r"index|gather|scatter|take|embedding|masked_|sort|argsort|topk|kthvalue|median|searchsorted|bucketize"
-        r"|bincount|histc|unique|nonzero|count_nonzero|one_hot",
-    ),
-    ("random_numbers", r"rand|normal|uniform|bernoulli|multinomial|dropout|native_dropout|exponential"),
-    (
-        "reductions",
-        r"(?:log_)?softmax|logsumexp|cum(?:sum|prod|max|min)|nll_loss|cross_entropy|(?:max|min|aminmax|amax|amin"
-        r"|argmax|argmin|all|any|sum|mean|var|std|var_mean|std_mean|prod)$",
-    ),
-    ("elementwise", r"tril|triu|foreach_|fake_quantize|quantize|dequantize"),
-    ("views", r"unsafe_view$"),
-)
-"""What the names of a kind's operators begin with, without underscores around them; the first that fits holds."""
-
-
-@cache
-def kind_of(event: str) -> Kind | None:
-    """The kind of the operator that an event of the profiler is named after; None where it is no operator."""
-    if _COMPILED.match(event):
-        return "compiled_code"
-    if _DEVICE_CALL.match(event):
-        return "device_calls"
-    namespace, separator, name = event.partition("::")
-    if not separator or namespace in _NO_OPERATORS:
-        return None
-    stem = name.strip("_")
-    for kind, pattern in _NAMES:
-        if re.match(pattern, stem):
-            return kind
-    return _kind_by_torch(namespace, name)
-
-
-def _kind_by_torch(namespace: str, name: str) -> Kind:
-    """What torch itself says of an operator, by tags and by whether it gives a view."""
-    packet = getattr(getattr(torch.ops, namespace), name, None)
-    if packet is None:
-        return "other_operators"
-    overloads = [getattr(packet, overload) for overload in packet.overloads()]
-    tags = {tag for overload in overloads for tag in overload.tags}
-    if torch.Tag.pointwise in tags:
-        return "elementwise"
-    if torch.Tag.nondeterministic_seeded in tags:
-        return "random_numbers"
-    aliases = [result.alias_info for result in overloads[0]._schema.returns] if overloads else []
-    if any(alias is not None and not alias.is_write for alias in aliases):
-        return "views"
-    return "other_operators"

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from compbench.errors import StoreError, one_line
+from compbench.measure.operator_kinds import KINDS, Kind
+from compbench.measure.regions import WORKS
 from compbench.measure.results import PhaseName
 from compbench.measure.timing import PHASES
-from compbench.measure.tracing import KINDS, WORKS, Kind, OperatorTime, StepTrace, Trace
+from compbench.measure.tracing import MOST_EVENTS, OperatorTime, StepTrace, Trace
 from compbench.report.tables import Table, figures, words
+from compbench.run.files import write_atomically
+from compbench.run.trace_folder import DESCRIPTION
 from compbench.run.tracing import CellTrace
 
 COLUMNS = (
@@ -95,16 +102,41 @@ def growth_table(trace: Trace, most: int) -> Table:
 
 def as_csv(found: Iterable[CellTrace]) -> str:
     """All operators of all cells that have a trace, with the columns :data:`COLUMNS`."""
+    return _csv(
+        ((each.cell.label, each.cell.depth, each.cell.seed), each.trace) for each in found if each.trace is not None
+    )
+
+
+def write_operators(folder: Path) -> None:
+    """Puts ``operators.csv`` into the folder of a trace, made of the description that is there.
+
+    Raises:
+        StoreError: There is none that can be read, or it can't be written.
+    """
+    path, table = folder / DESCRIPTION, folder / "operators.csv"
+    try:
+        described = json.loads(path.read_bytes())
+        cell = described["label"], int(described["depth"]), int(described["seed"])
+        trace = Trace.model_validate(described["trace"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"can't read {path}: {one_line(error)}") from error
+    try:
+        write_atomically(table, _csv([(cell, trace)]))
+    except OSError as error:
+        raise StoreError(f"can't write {table}: {error.strerror or error}") from error
+
+
+def _csv(found: Iterable[tuple[tuple[str, int, int], Trace]]) -> str:
+    """The table of traces, each with label, depth and seed of its cell."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for cell_trace in found:
-        cell = cell_trace.cell
-        for row in compare(cell_trace.trace) if cell_trace.trace else ():
+    for cell, trace in found:
+        for row in compare(trace):
             both = (row.plain, row.strategy)
             writer.writerow(
                 [
-                    *(cell.label, cell.depth, cell.seed, row.phase, row.kind, row.operator),
+                    *(*cell, row.phase, row.kind, row.operator),
                     *(time.calls if time else 0 for time in both),
                     *(round(time.cpu_ms, 6) if time else 0 for time in both),
                     *(round(time.device_ms, 6) if time else 0 for time in both),
@@ -132,8 +164,17 @@ def _sentences(found: CellTrace, trace: Trace, on_device: bool) -> list[str]:
         told = "; ".join(filter(None, works))
         sentences.append(
             f"{told}: what the session does in the strategy's step, with all that this calls. Encoding is part of "
-            "saving, and decoding may be part of recomputing."
+            "saving, and decoding may be part of recomputing and of weight gradients."
         )
+    if trace.stacks:
+        sentences.append("every Python function was noted, too, which takes most of what the profiler takes.")
+    if strategy.steps < found.asked_steps:
+        sentences.append(
+            f"{strategy.steps} of the {found.asked_steps} steps that were asked for, since a step has "
+            f"{strategy.events / strategy.steps:,.0f} events and a file about {MOST_EVENTS:,} at most."
+        )
+    if found.alone is False:
+        sentences.append("another cell on the same cores did not pause: times were taken beside it.")
     if found.calibrated is not None and found.calibrated < 1:
         sentences.append(
             f"only {100 * found.calibrated:.0f} % of the sites were calibrated after {found.trained_steps} steps: "

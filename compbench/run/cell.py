@@ -3,8 +3,9 @@
 SPEC is a cell as JSON; OUT is where its record goes, whole or not at all; FILE is where its training is saved now and
 then, from which another such process goes on. Three passes follow one another: training
 (accuracy), a few steps under instruments (memory), and interleaved steps without any (time); the last steps count the
-arithmetic. Gradients are compared with the exact ones early and at the end of training. The exit status is 0 whenever a
-record was written.
+arithmetic. Gradients are compared with the exact ones early and at the end of training. With ``--trace FOLDER`` a few
+more steps are traced when all that is done and the record is written, so that no figure of it knows of them. The exit
+status is 0 whenever a record was written.
 """
 
 from __future__ import annotations
@@ -13,48 +14,32 @@ import argparse
 import datetime
 import sys
 import time
-import traceback
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor
 
-from compbench.capture import Session
 from compbench.compressor import Compressor
-from compbench.errors import CompbenchError, PluginError, SettingsError, UnsupportedError
 from compbench.measure.arithmetic import measure_arithmetic
 from compbench.measure.fidelity import GradientCosine, gradient_cosine
 from compbench.measure.memory import measure_memory
 from compbench.measure.results import Arithmetic, Fidelity, Memory, Time
-from compbench.measure.step import Step
 from compbench.measure.timing import measure_time
-from compbench.registry import Reference, Registry
 from compbench.run.environment import describe_environment
-from compbench.run.exhaustion import out_of_memory
 from compbench.run.files import write_atomically
-from compbench.run.lean import PlainMeta
+from compbench.run.preparing import Prepared, ended_by, prepare
 from compbench.run.result import CellResult, Exactness, Status
-from compbench.run.training import (
-    PROBED_STEP,
-    DivergedError,
-    Record,
-    evaluate,
-    example_order,
-    make_optimizer,
-    tensor_hash,
-    train,
-    weights_hash,
-)
+from compbench.run.training import PROBED_STEP, Record, evaluate, tensor_hash, train, weights_hash
 from compbench.run.training_state import Checkpointer, TrainingState, UnusableStateError
 from compbench.run.turns import Turns
 from compbench.run.validation import look, validation_steps
-from compbench.seeds import generator, stream
-from compbench.suite.cell import Cell, PluginReference
-from compbench.workloads.base import Data
+from compbench.suite.cell import Cell
+
+Then = Callable[[CellResult, Prepared], None]
+"""Is handed the record of a cell that has ended well, while its session is open still; raises nothing."""
 
 
 @dataclass
@@ -69,113 +54,61 @@ class _Findings:
     arithmetic: Arithmetic | None = None
 
 
-def run_cell(cell: Cell, checkpointer: Checkpointer | None = None) -> CellResult:
+def run_cell(cell: Cell, checkpointer: Checkpointer | None = None, then: Then | None = None) -> CellResult:
     """Runs a cell and returns its record, whatever became of it; nothing but an interrupt is raised.
 
     Args:
         cell: the cell.
         checkpointer: saves its training now and then, and goes on with one that was saved; None trains in one go.
+        then: what is done beside, when all figures are taken; it comes to nothing in the record.
     """
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
     findings = _Findings()
-    status: Status
-    status, reason = "ok", ""
+
+    def record(status: Status, reason: str) -> CellResult:
+        earlier_seconds = checkpointer.earlier_seconds if checkpointer else 0.0
+        return CellResult(
+            key=cell.key,
+            cell=cell,
+            status=status,
+            reason=reason,
+            started_at=started.isoformat(timespec="seconds"),
+            seconds=time.monotonic() - clock + earlier_seconds,
+            earlier_seconds=earlier_seconds,
+            resumed_from=checkpointer.resumed_from if checkpointer else [],
+            loss_curve=findings.training.loss_curve,
+            statistics_curve=findings.training.statistics,
+            site_curves=findings.training.sites,
+            validation_curve=findings.training.validation,
+            skipped_batches=findings.training.skipped_batches,
+            fidelity=_fidelity(findings.cosines, cell),
+            memory=findings.memory,
+            time=findings.time,
+            arithmetic=findings.arithmetic,
+            environment=describe_environment(),
+            **findings.values,
+        )
+
     try:
-        try:
-            _run(cell, findings, checkpointer)
-        except UnusableStateError as error:
-            print(f"the checkpoint is removed, since it can't be loaded, and the training begins anew: {error}")
-            findings = _Findings()
-            _run(cell, findings, checkpointer)
+        with ExitStack() as stack:
+            try:
+                prepared = stack.enter_context(_run(cell, findings, checkpointer))
+            except UnusableStateError as error:
+                print(f"the checkpoint is removed, since it can't be loaded, and the training begins anew: {error}")
+                findings = _Findings()
+                prepared = stack.enter_context(_run(cell, findings, checkpointer))
+            result = record("ok", "")
+            if then is not None:
+                then(result, prepared)
+        return result
     except Exception as error:
-        status, reason = ended_by(error)
-    earlier_seconds = checkpointer.earlier_seconds if checkpointer else 0.0
-    return CellResult(
-        key=cell.key,
-        cell=cell,
-        status=status,
-        reason=reason,
-        started_at=started.isoformat(timespec="seconds"),
-        seconds=time.monotonic() - clock + earlier_seconds,
-        earlier_seconds=earlier_seconds,
-        resumed_from=checkpointer.resumed_from if checkpointer else [],
-        loss_curve=findings.training.loss_curve,
-        statistics_curve=findings.training.statistics,
-        site_curves=findings.training.sites,
-        validation_curve=findings.training.validation,
-        skipped_batches=findings.training.skipped_batches,
-        fidelity=_fidelity(findings.cosines, cell),
-        memory=findings.memory,
-        time=findings.time,
-        arithmetic=findings.arithmetic,
-        environment=describe_environment(),
-        **findings.values,
-    )
+        return record(*ended_by(error))
 
 
-def ended_by(error: Exception) -> tuple[Status, str]:
-    """The status of a cell that an exception has ended, and the reason; what needs looking into goes to the log."""
-    match error:
-        case UnsupportedError():
-            return "unsupported", str(error)
-        case DivergedError():
-            return "diverged", str(error)
-    evidence = out_of_memory(error)
-    traceback.print_exception(error)
-    if evidence is not None:
-        line = _one_line(error)
-        return "oom", line if line.startswith(evidence) else f"{line} ({evidence})"
-    return "failed", str(error) if isinstance(error, CompbenchError) else _one_line(error)
-
-
-@dataclass
-class Prepared:
-    """A cell before its first step: the model with its data, and the strategy's session, which is not open yet.
-
-    Attributes:
-        order: the training examples of every step, ``(steps, batch_size)``.
-        sources: hashes of the files that define strategy and workload.
-    """
-
-    registry: Registry
-    step: Step
-    session: Session
-    data: Data
-    order: Tensor
-    optimizer: torch.optim.AdamW
-    sources: dict[str, str]
-
-
-def prepare(cell: Cell) -> Prepared:
-    """Makes what a cell trains, from its seed alone; draws on torch's global random stream, which it seeds.
-
-    Raises:
-        PluginError: a plugin is not the one that the suite was validated with, or can't be loaded.
-        SettingsError: the device is not there, or a batch is larger than the training set.
-    """
-    registry = Registry.load(Path(cell.plugins_dir) if cell.plugins_dir else None)
-    workload = registry.workload(cell.workload.name, **cell.workload.fields).at_depth(cell.depth)
-    compressor = registry.compressor([{member.name: member.fields} for member in cell.strategy])
-    _check_source("workload", cell.workload, *registry.reference(workload))
-    for reference, found in zip(cell.strategy, registry.reference(compressor), strict=True):
-        _check_source("strategy", reference, found)
-
-    device = torch.device(cell.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"device '{cell.device}' is not there (available: cpu)")
-    torch.manual_seed(stream(cell.seed, "global"))
-    data = workload.data(stream(cell.seed, "data"))
-    with PlainMeta():
-        model = workload.build(generator(cell.seed, "initialisation"))
-    step = Step(workload, model.to(device), device, cell.training.precision)
-    order = example_order(len(next(iter(data.train.values()))), cell.training, cell.seed)
-    session = Session(model, compressor, cell.capture, cell.seed)
-    sources = registry.sources(workload) | registry.sources(compressor)
-    return Prepared(registry, step, session, data, order, make_optimizer(model, cell.training), sources)
-
-
-def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> None:
+@contextmanager
+def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> Iterator[Prepared]:
+    """All passes of a cell; the session is open until the context ends."""
     prepared = prepare(cell)
     findings.values["sources"] = prepared.sources
     findings.values["exactness"] = _exactness(prepared.session.compressor)
@@ -230,18 +163,13 @@ def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> 
                 findings.time = found.model_copy(update={"alone": alone})
             if cell.measuring.flops:
                 findings.arithmetic = measure_arithmetic(step, timed, batch)
+        yield prepared
 
 
 def _exactness(compressor: Compressor) -> Exactness:
     if compressor.exact:
         return "exact"
     return "lossless" if compressor.lossless else "lossy"
-
-
-def _check_source(kind: str, reference: PluginReference, found: Reference) -> None:
-    """The plugin must be the one that the suite was validated with: its source is part of the cell's identity."""
-    if reference.source and found.source != reference.source:
-        raise PluginError(f"{kind} '{reference.name}' has changed since the run began; run again")
 
 
 def _fidelity(cosines: dict[int, GradientCosine], cell: Cell) -> Fidelity | None:
@@ -255,11 +183,6 @@ def _fidelity(cosines: dict[int, GradientCosine], cell: Cell) -> Fidelity | None
     )
 
 
-def _one_line(error: BaseException) -> str:
-    first = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
-
-
 def main(arguments: list[str]) -> int:
     """Reads SPEC, runs the cell and writes OUT; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m compbench.run.cell", description="Runs one cell.")
@@ -267,6 +190,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="where its record goes")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="where its training is saved, and gone on from")
     parser.add_argument("--checkpoint-minutes", type=float, default=10.0, metavar="N", help="how often it is saved")
+    parser.add_argument("--trace", type=Path, metavar="FOLDER", help="where the trace of some more steps goes")
+    parser.add_argument("--trace-steps", type=int, default=3, metavar="N", help="how many steps are traced")
     options = parser.parse_args(arguments)
     try:
         cell = Cell.model_validate_json(options.spec.read_text())
@@ -278,7 +203,18 @@ def main(arguments: list[str]) -> int:
         checkpointer = Checkpointer(
             options.checkpoint, cell.key, cell.training.steps, 60 * options.checkpoint_minutes, _say
         )
-    result = run_cell(cell, checkpointer)
+
+    def trace(result: CellResult, prepared: Prepared) -> None:
+        _write(options.out, result)  # First, so that nothing that becomes of the trace takes the record with it.
+        # Only now: what a cell loads before it is measured is the same with and without a trace.
+        from compbench.run.tracing import TraceSettings, trace_prepared, write_description
+
+        settings = TraceSettings(options.trace_steps)
+        traced = trace_prepared(cell, prepared, settings, options.trace, cell.training.steps)
+        write_description(options.trace, traced)
+        print("trace:", traced.status, traced.reason)
+
+    result = run_cell(cell, checkpointer, trace if options.trace is not None else None)
     print(result.status, result.reason)
     return _write(options.out, result)
 

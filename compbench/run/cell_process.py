@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from compbench.run.affinity import children_on
 from compbench.run.checkpoints import Checkpointing
 from compbench.run.oom_killer import kill_count
 from compbench.run.slots import Slot
+from compbench.run.trace_folder import take_trace
 from compbench.run.turns import lock_files
 from compbench.suite.cell import Cell
 
@@ -83,6 +85,7 @@ class CellJob:
         command: Makes the command of its process; a function of a module, so that it can be sent.
         checkpointing: Where its training is saved now and then, if it is. Where that results folder is not there, the
             cell says so in its log, and trains without.
+        trace_steps: How many steps are traced when all else is done; 0: none.
     """
 
     cell: Cell
@@ -90,11 +93,13 @@ class CellJob:
     limits: Limits = NO_LIMITS
     command: Command = cell_command
     checkpointing: Checkpointing | None = None
+    trace_steps: int = 0
 
-    def arguments(self, spec: Path, out: Path) -> list[str]:
+    def arguments(self, spec: Path, out: Path, trace: Path) -> list[str]:
         """The command of its process."""
-        key = self.cell.key
-        return [*self.command(spec, out), *(self.checkpointing.arguments(key) if self.checkpointing else [])]
+        checkpointing = self.checkpointing.arguments(self.cell.key) if self.checkpointing else []
+        tracing = ["--trace", str(trace), "--trace-steps", str(self.trace_steps)] if self.trace_steps else []
+        return [*self.command(spec, out), *checkpointing, *tracing]
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class ProcessEnd:
         oom_killed: It was killed while the kernel's out-of-memory killer was at work in its control group.
         error: Why it could not be started, or its record not be read.
         peak_bytes: Most memory that one of its processes had resident; 0 if unknown.
+        trace: The files of its trace by their names; None where none was asked for, or it has not been finished.
     """
 
     exit_status: int | None
@@ -122,6 +128,7 @@ class ProcessEnd:
     oom_killed: bool = False
     error: str = ""
     peak_bytes: int = 0
+    trace: Mapping[str, bytes] | None = None
 
 
 class CellProcess:
@@ -142,13 +149,15 @@ class CellProcess:
             folder: An existing folder for its specification and its record.
         """
         spec, out = folder / f"{self._job.cell.key}.cell.json", folder / f"{self._job.cell.key}.result.json"
+        trace = folder / f"{self._job.cell.key}.trace"
         started_at, began = utc_now(), time.monotonic()
         mark, kills = uuid.uuid4().hex, kill_count()
         try:
             out.unlink(missing_ok=True)
+            shutil.rmtree(trace, ignore_errors=True)
             spec.write_text(self._job.cell.model_dump_json(), encoding="utf-8")
             with log.open("wb") as file, children_on(self._job.slot.cores):
-                guarding = self._start(self._job.arguments(spec, out), file.fileno(), mark)
+                guarding = self._start(self._job.arguments(spec, out, trace), file.fileno(), mark)
         except OSError as error:
             return ProcessEnd(None, started_at, 0.0, error=f"can't start its process: {error}")
         if guarding is None:
@@ -166,6 +175,7 @@ class CellProcess:
             oom_killed=exit_status == -signal.SIGKILL and kill_count() > kills,
             error=report.get("error") or unread,
             peak_bytes=report.get("peak_bytes", 0),
+            trace=take_trace(trace) if self._job.trace_steps else None,
         )
 
     def stop(self) -> None:

@@ -17,10 +17,10 @@ name.
 - Where a cell runs call :func:`compbench.run.cell_process.run_cell_process` with a
   :class:`~compbench.run.cell_process.CellJob`: that is the process group, the time limit, the memory limit, orphans
   and what tells an out-of-memory kill. It gives a :class:`~compbench.run.cell_process.ProcessEnd` with the record's
-  text, and the log. Both can be pickled, and it needs no folder of the driver. ``machine.describe_machine()`` called
-  there describes that node.
+  text and the files of the trace, if there is one, and the log. All of it can be pickled, and it needs no folder of
+  the driver. ``machine.describe_machine()`` called there describes that node.
 - Before ``Ended`` is yielded the log is at ``log_path(cell.key)``; the record is in the event. The runner stores the
-  machine and the record. An executor writes nothing else to the results folder.
+  machine, the record and the trace. An executor writes nothing else to the results folder.
 - ``Lost`` says that the node of a cell is gone. It is no crash of the cell: the runner puts the cell back into
   ``pending``, where ``take()`` finds it.
 - After a signal (``STOP_SIGNALS``, handled while the context lasts; :class:`StopSignals` does it) ``stopped_by`` is

@@ -26,6 +26,7 @@ class ExecutorRequest:
         command: Makes the command of a cell's process.
         address: Where the cluster is, in place of what the suite says; for Ray alone.
         checkpointing: Where trainings are saved now and then, if they are; goes into each ``CellJob``.
+        trace_steps: How many steps of each cell are traced at its end, 0 for none; goes into each ``CellJob``.
     """
 
     suite: Suite
@@ -34,6 +35,7 @@ class ExecutorRequest:
     command: Command = cell_command
     address: str | None = None
     checkpointing: Checkpointing | None = None
+    trace_steps: int = 0
 
 
 def make_executor(name: ExecutorName, request: ExecutorRequest) -> Executor:
@@ -50,7 +52,7 @@ def make_executor(name: ExecutorName, request: ExecutorRequest) -> Executor:
 def _local(request: ExecutorRequest) -> Executor:
     suite = request.suite
     slots = plan_slots(suite.device, request.jobs or suite.executors.local.jobs, suite.threads)
-    return Scheduler(slots, request.limits, request.command, request.checkpointing)
+    return Scheduler(slots, request.limits, request.command, request.checkpointing, request.trace_steps)
 
 
 def _ray(request: ExecutorRequest) -> Executor:
@@ -62,7 +64,14 @@ def _ray(request: ExecutorRequest) -> Executor:
         settings = settings.model_copy(update={"address": request.address})
     on_gpu = suite.device.partition(":")[0] == "cuda"
     return RayExecutor(
-        settings, on_gpu, suite.threads, request.limits, request.jobs, request.command, request.checkpointing
+        settings,
+        on_gpu,
+        suite.threads,
+        request.limits,
+        request.jobs,
+        request.command,
+        request.checkpointing,
+        request.trace_steps,
     )
 
 
@@ -80,6 +89,7 @@ def _slurm(request: ExecutorRequest) -> Executor:
         request.jobs,
         request.command,
         request.checkpointing,
+        request.trace_steps,
     )
 
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -130,6 +130,23 @@ def _remove_abandoned_folders(place: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
+def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Puts a folder of files in the place of an earlier one, which is seen whole until then.
+
+    Args:
+        path: The folder.
+        files: Their content, by their paths in it.
+
+    Raises:
+        OSError: It can't be written; an earlier one is as it was.
+    """
+    with folder_in_the_making(path) as temporary:
+        for name, content in files.items():
+            file = temporary / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+
+
 def remove_abandoned(folder: Path, age_seconds: float = ABANDONED_SECONDS) -> None:
     """Removes what writers that were killed have left behind in a folder; files in the making are younger."""
     with os.scandir(folder) as entries:
@@ -137,7 +154,7 @@ def remove_abandoned(folder: Path, age_seconds: float = ABANDONED_SECONDS) -> No
             if entry.name.startswith(".") and entry.name.endswith(".tmp"):
                 with suppress(OSError):
                     if time.time() - entry.stat().st_mtime > age_seconds:
-                        os.unlink(entry)
+                        shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -82,6 +82,7 @@ class RayExecutor:
         jobs: Cells at a time; None for as many as the cluster has room for.
         command: Makes the command of a cell's process.
         checkpointing: Where trainings are saved now and then; of use where nodes share the results folder.
+        trace_steps: How many steps of each cell are traced at its end; 0: none.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class RayExecutor:
         jobs: int | None = None,
         command: Command = cell_command,
         checkpointing: Checkpointing | None = None,
+        trace_steps: int = 0,
     ) -> None:
         self._ray = optional_package("ray", "ray", "--executor ray")
         self._address = settings.address or os.environ.get("RAY_ADDRESS") or LOCAL
@@ -104,6 +106,7 @@ class RayExecutor:
         self._jobs = jobs
         self._command = command
         self._checkpointing = checkpointing
+        self._trace_steps = trace_steps
         self._numbers = itertools.count()
         self._tasks: dict[int, _Task] = {}
         self._plugins: dict[str, Any] = {}
@@ -195,7 +198,7 @@ class RayExecutor:
 
     def _place(self, cell: Cell) -> None:
         slot = Slot("ray", self._threads)  # Which GPU it sees is Ray's to say, by the environment of the worker.
-        job = CellJob(cell, slot, self._limits, self._command, self._checkpointing)
+        job = CellJob(cell, slot, self._limits, self._command, self._checkpointing, self._trace_steps)
         options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "resources": dict(self._settings.resources)}
         task = self._ray.remote(_run).options(
             name=f"compbench {cell.key}", num_returns="streaming", max_retries=0, **options

@@ -7,9 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from compbench.errors import StoreError
 from compbench.registry import Registry
 from compbench.run.causes import Cause, by_cause
-from compbench.run.cell_process import GRACE_SECONDS, Command, Limits, cell_command, utc_now
+from compbench.run.cell_process import GRACE_SECONDS, Command, Limits, ProcessEnd, cell_command, utc_now
 from compbench.run.checkpoints import Checkpointing
 from compbench.run.ending import result_of, result_without_process
 from compbench.run.estimate import Estimator
@@ -28,10 +29,11 @@ from compbench.run.policy import (
     reconsidered,
     skipped,
 )
-from compbench.run.progress import Plan, Progress
+from compbench.run.progress import Plan, Progress, describe
 from compbench.run.result import CellResult
 from compbench.run.selection import Rerun, select, to_run
 from compbench.run.store import Store, SuiteRecord, checkpoints_folder
+from compbench.run.trace_folder import untraced
 from compbench.suite.cell import Cell
 from compbench.suite.executors import ExecutorName
 from compbench.suite.suite import Suite
@@ -51,6 +53,7 @@ class RunOptions:
         retries: How many more times a cell is run that has crashed.
         fail_fast: No further cell is started after the first that ends otherwise than it should.
         skip: Cells deeper than one that ran out of memory are skipped.
+        trace_steps: How many steps of each cell that runs are traced at its end; 0: none.
         command: What the results are to say that made them.
     """
 
@@ -63,6 +66,7 @@ class RunOptions:
     retries: int = 0
     fail_fast: bool = False
     skip: bool = True
+    trace_steps: int = 0
     command: str = ""
 
 
@@ -78,6 +82,7 @@ class RunOutcome:
         stopped_by: The signal that interrupted it, if one has.
         failed_fast: Whether it was ended by the first failure.
         leftovers: Keys of what is in the folder and of no cell of the suite: it has been edited since.
+        traces: The folders of the traces that were made, by key.
     """
 
     directory: Path
@@ -87,6 +92,7 @@ class RunOutcome:
     stopped_by: int | None = None
     failed_fast: bool = False
     leftovers: Sequence[str] = ()
+    traces: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -131,6 +137,7 @@ class SuiteRunner:
     grace_seconds: float = GRACE_SECONDS
     _ran: int = field(default=0, init=False)
     _failed_fast: bool = field(default=False, init=False)
+    _traces: dict[str, Path] = field(default_factory=dict, init=False)
 
     def run(self) -> RunOutcome:
         """Runs the cells that are called for; nothing is run when anything about the request is wrong.
@@ -159,7 +166,9 @@ class SuiteRunner:
                         stopped_by = self._run_cells(plan, executor, keeper, machine)
         kept = {cell.key: results[cell.key] for cell in selected if cell.key in results}
         leftovers = store.leftovers([cell.key for cell in cells])
-        return RunOutcome(store.directory, selected, kept, self._ran, stopped_by, self._failed_fast, leftovers)
+        return RunOutcome(
+            store.directory, selected, kept, self._ran, stopped_by, self._failed_fast, leftovers, self._traces
+        )
 
     def preview(self) -> tuple[Plan, str]:
         """What :meth:`run` would do, and what it would hand to a queue; nothing is run, connected to or written.
@@ -179,7 +188,13 @@ class SuiteRunner:
         """What places the cells, and the device that they know of."""
         limits, options = self._limits(), self.options
         request = ExecutorRequest(
-            self.suite, limits, options.jobs, self.command, options.address, self._checkpointing()
+            self.suite,
+            limits,
+            options.jobs,
+            self.command,
+            options.address,
+            self._checkpointing(),
+            options.trace_steps,
         )
         # A slot's cell sees one GPU and calls it `cuda`: which one it is makes it no other work.
         return make_executor(options.executor, request), self.suite.device.partition(":")[0]
@@ -252,9 +267,29 @@ class SuiteRunner:
                                 keeper.drop(cell)
                             else:
                                 follow(attempts.count(result))
+                                self._keep_trace(store, result, end)
             if executor.stopped_by is not None:
                 break
         return executor.stopped_by
+
+    def _keep_trace(self, store: Store, result: CellResult, end: ProcessEnd) -> None:
+        """Keeps the trace of a cell that has ended well; what is wrong with it is told, and no fault of the cell."""
+        if not self.options.trace_steps or result.status != "ok":
+            return
+        told = f"there is no trace of {describe(result.cell)}"
+        if end.trace is None:
+            self.warn(f"{told}: its process has ended before ({store.log_path(result.key)})")
+            return
+        reason = untraced(end.trace)
+        if reason:
+            self.warn(f"{told}: {reason} ({store.log_path(result.key)})")
+            return
+        try:
+            store.save_trace(result.key, end.trace)
+        except StoreError as error:
+            self.warn(str(error))
+        else:
+            self._traces[result.key] = store.traces / result.key
 
     def _startable(
         self,

@@ -52,6 +52,7 @@ class Scheduler:
         limits: What each cell's process may take.
         command: Makes the command of a cell from the paths of its specification and of its record to be.
         checkpointing: Where trainings are saved now and then, if they are.
+        trace_steps: How many steps of each cell are traced at its end; 0: none.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class Scheduler:
         limits: Limits = NO_LIMITS,
         command: Command = cell_command,
         checkpointing: Checkpointing | None = None,
+        trace_steps: int = 0,
     ) -> None:
         self._slots = slots
         self._free = deque(slots)
         self._limits = limits
         self._command = command
         self._checkpointing = checkpointing
+        self._trace_steps = trace_steps
         self._running: dict[str, _Running] = {}
         self._events: queue.SimpleQueue[_Exited | _Signalled] = queue.SimpleQueue()
         # SimpleQueue.put is safe in a signal handler.
@@ -133,7 +136,8 @@ class Scheduler:
                 yield stopping
 
     def _start(self, cell: Cell, slot: Slot, log: Path) -> None:
-        process = CellProcess(CellJob(cell, slot, self._limits, self._command, self._checkpointing))
+        job = CellJob(cell, slot, self._limits, self._command, self._checkpointing, self._trace_steps)
+        process = CellProcess(job)
 
         def see_to_the_end() -> None:
             end = None

@@ -91,6 +91,7 @@ class SlurmExecutor:
         jobs: Most jobs in the queue; None leaves it to the settings.
         command: Makes the command of a cell's process.
         checkpointing: Where trainings are saved now and then, if they are; of use where nodes see that folder.
+        trace_steps: How many steps of each cell are traced at its end; 0: none.
 
     Raises:
         SettingsError: submitit is not installed, or it is not said how long a cell may take.
@@ -106,12 +107,14 @@ class SlurmExecutor:
         jobs: int | None = None,
         command: Command = cell_command,
         checkpointing: Checkpointing | None = None,
+        trace_steps: int = 0,
     ) -> None:
         self._submitit = optional_package("submitit", "slurm", "--executor slurm")
         self._settings = settings
         self._limits = limits or Limits()
         self._command = command
         self._checkpointing = checkpointing
+        self._trace_steps = trace_steps
         cpus = settings.cpus or threads or 1
         own = max(1, len(usable_cores()) // cpus)
         self._most = jobs or settings.jobs or (own if settings.cluster == "local" else MOST_JOBS)
@@ -213,7 +216,8 @@ class SlurmExecutor:
             self._jobs[cell.key] = left
             return
         token = uuid.uuid4().hex
-        work = CellJob(cell, Slot("slurm", self._threads), self._limits, self._command, self._checkpointing)
+        slot = Slot("slurm", self._threads)
+        work = CellJob(cell, slot, self._limits, self._command, self._checkpointing, self._trace_steps)
         try:
             job = self._submitter.submit(run_as_job, work, self._files(cell), str(self._folder / f"{token}.place"))
         except Exception as error:  # what sbatch refuses is told by several exceptions

@@ -9,6 +9,7 @@ Layout::
     DIR/<suite>/logs/<key>.log       what the cell's process printed
     DIR/<suite>/machines/<hash>.json what the cells ran on
     DIR/<suite>/checkpoints/<key>.pt how far a training is that has no record yet
+    DIR/<suite>/traces/<key>/        the trace of some steps of a cell, where a run was asked for it
     DIR/<suite>/claims/<key>         who is at work on a cell, while somebody is
 """
 
@@ -19,7 +20,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from compbench.errors import StoreError, nearest
 from compbench.run.checkpoints import checkpoints_in
 from compbench.run.claims import Claims
-from compbench.run.files import make_folder, remove_abandoned, write_atomically
+from compbench.run.files import make_folder, remove_abandoned, replace_folder, write_atomically
 from compbench.run.machine import Machine, distribution_version
 from compbench.run.merged import MergeRecord
 from compbench.run.result import CellResult
@@ -119,8 +120,9 @@ class Store:
                     pass
             except OSError as error:
                 raise _cannot("write to results folder", folder, error) from error
-        with suppress(OSError):
-            remove_abandoned(checkpoints_folder(store.directory))
+        for folder in (checkpoints_folder(store.directory), store.traces):
+            with suppress(OSError):
+                remove_abandoned(folder)
         return store
 
     @classmethod
@@ -158,6 +160,24 @@ class Store:
     def checkpoint_path(self, key: str) -> Path:
         """Where the checkpoint of a cell's training belongs; its folder is made by who writes it."""
         return checkpoints_folder(self.directory) / f"{key}.pt"
+
+    @property
+    def traces(self) -> Path:
+        """Where traces are, a folder a cell; TensorBoard's ``--logdir``. It need not be there."""
+        return self.directory / "traces"
+
+    def save_trace(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Keeps the trace of a cell in place of an earlier one. No record knows of it.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        folder = self.traces / key
+        try:
+            make_folder(self.traces)
+            replace_folder(folder, files)
+        except OSError as error:
+            raise _cannot("write trace", folder, error) from error
 
     def save(self, result: CellResult) -> CellResult:
         """Keeps a record in place of an earlier one of the same cell, and returns it as kept.
@@ -248,9 +268,10 @@ class Store:
         return {key: stamp for key, stamp in found if stamp is not None}
 
     def leftovers(self, keys: Collection[str]) -> list[str]:
-        """Keys under which there are records or checkpoints of cells that are none of these, sorted."""
+        """Keys under which there are records, checkpoints or traces of cells that are none of these, sorted."""
         checkpoints = {path.stem for path in checkpoints_in(checkpoints_folder(self.directory))}
-        return sorted({*self.keys(), *checkpoints} - set(keys))
+        traces = {path.name for path in self.traces.glob("[!.]*")}
+        return sorted({*self.keys(), *checkpoints, *traces} - set(keys))
 
     def save_machine(self, machine: Machine) -> str:
         """Keeps a machine's description, once, and returns the hash that refers to it.

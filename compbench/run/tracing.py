@@ -1,33 +1,52 @@
-"""Cells under torch's profiler, each in a process of its own: ``python -m compbench.run.tracing SPEC OUT FOLDER N M``.
+"""Cells under torch's profiler, each in a process of its own: ``python -m compbench.run.tracing SPEC OUT FOLDER``.
 
-SPEC is a cell as JSON, made ready as for a run; it trains M steps, the first of its training, and then N steps are
-traced under its strategy and N plain ones. OUT is where the times go as JSON; the traces go to FOLDER.
+SPEC is a cell as JSON, made ready as for a run; it trains a few steps, the first of its training, and then some are
+traced under its strategy and as many plain ones. OUT is where the times go as JSON; the traces go to FOLDER. A run that
+is asked to trace does the same at the end of each of its cells, after the whole training.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from compbench.errors import StoreError
 from compbench.measure.tracing import Trace, trace_steps
-from compbench.run.cell import ended_by, prepare
 from compbench.run.cell_process import Limits, ProcessEnd, module_command
 from compbench.run.ending import result_of
 from compbench.run.executor import Ended, Started
 from compbench.run.files import write_atomically
 from compbench.run.pending import Pending
+from compbench.run.preparing import Prepared, ended_by, prepare
 from compbench.run.result import Status
 from compbench.run.scheduler import Scheduler
 from compbench.run.slots import plan_slots
+from compbench.run.trace_folder import DESCRIPTION
 from compbench.run.training import Record, train
+from compbench.run.turns import Turns
 from compbench.suite.cell import Cell
-from compbench.suite.suite import Suite
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """What is traced.
+
+    Attributes:
+        steps: How many steps of each kind, at most.
+        stacks: Whether every Python function is noted.
+    """
+
+    steps: int
+    stacks: bool = False
 
 
 class CellTrace(BaseModel):
@@ -39,34 +58,80 @@ class CellTrace(BaseModel):
     status: Status
     reason: str = Field("", description="why there is no trace, in one line")
     trained_steps: int = Field(0, description="steps under the strategy before those that were traced")
+    asked_steps: int = Field(0, description="steps of each kind that were asked for")
     calibrated: float | None = Field(None, description="share of the sites that are calibrated, where they tell it")
+    alone: bool | None = Field(None, description="whether other cells on the same cores or GPU had paused meanwhile")
     trace: Trace | None = None
 
+    def record(self) -> dict[str, Any]:
+        """As plain data that names no folder of this machine; the folder of the traces has the name of the key."""
+        cell = self.cell
+        return {
+            "key": cell.key,
+            "arm": cell.arm,
+            "label": cell.label,
+            "depth": cell.depth,
+            "seed": cell.seed,
+            "variant": cell.variant,
+            **self.model_dump(mode="json", exclude={"cell"}),
+        }
 
-def trace_cell(cell: Cell, folder: Path, steps: int, warmup: int) -> CellTrace:
+
+def trace_cell(cell: Cell, folder: Path, settings: TraceSettings, warmup: int) -> CellTrace:
     """Traces one cell in this process; whatever became of it is in what is returned.
 
     Args:
         cell: The cell.
         folder: Where its traces go.
-        steps: How many steps of each kind are traced.
+        settings: What is traced.
         warmup: How many training steps come first, at most as many as the cell trains.
     """
     try:
         prepared = prepare(cell)
-        step, session = prepared.step, prepared.session
         order = prepared.order[:warmup]
-        with session:
-            train(step, session, prepared.data.train, order, prepared.optimizer, cell.training, Record(), _no_probe)
-            # As in a run: what compresses nothing is plain autograd.
-            traced = session if session.compresses else None
-            with nullcontext() if traced else session.paused():
-                trace = trace_steps(step, traced, step.batch(prepared.data.train, order[0]), steps, folder)
-            calibrated = session.statistics().get("calibrated")
+        with prepared.session as session:
+            data, optimizer = prepared.data.train, prepared.optimizer
+            train(prepared.step, session, data, order, optimizer, cell.training, Record(), _no_probe)
+            return trace_prepared(cell, prepared, settings, folder, len(order))
     except Exception as error:
         status, reason = ended_by(error)
         return CellTrace(cell=cell, status=status, reason=reason)
-    return CellTrace(cell=cell, status="ok", trained_steps=len(order), calibrated=calibrated, trace=trace)
+
+
+def trace_prepared(
+    cell: Cell, prepared: Prepared, settings: TraceSettings, folder: Path, trained_steps: int
+) -> CellTrace:
+    """Traces steps of a cell whose session is open; other cells on the same cores pause meanwhile.
+
+    Args:
+        cell: The cell.
+        prepared: It, after some training.
+        settings: What is traced.
+        folder: Where its traces go.
+        trained_steps: How many steps it has trained.
+    """
+    step, session = prepared.step, prepared.session
+    found = CellTrace(cell=cell, status="ok", trained_steps=trained_steps, asked_steps=settings.steps)
+    try:
+        batch = step.batch(prepared.data.train, prepared.order[0])
+        # As in a run: what compresses nothing is plain autograd.
+        traced = session if session.compresses else None
+        with nullcontext() if traced else session.paused(), Turns.inherited().alone() as alone:
+            trace = trace_steps(step, traced, batch, settings.steps, folder, settings.stacks)
+        calibrated = session.statistics().get("calibrated")
+    except Exception as error:
+        status, reason = ended_by(error)
+        return found.model_copy(update={"status": status, "reason": reason})
+    return found.model_copy(update={"calibrated": calibrated, "alone": alone, "trace": trace})
+
+
+def write_description(folder: Path, traced: CellTrace) -> None:
+    """Puts all numbers of a trace beside its files; what can't be written is told in the log alone."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / DESCRIPTION, json.dumps(traced.record(), indent=1) + "\n")
+    except OSError:
+        traceback.print_exc()
 
 
 def _no_probe(steps_done: int) -> None:
@@ -75,19 +140,23 @@ def _no_probe(steps_done: int) -> None:
 
 @dataclass
 class Tracer:
-    """Traces cells of a suite one after the other, each in a process with the environment that a run gives it.
+    """Traces cells one after the other, each in a process with the environment that a run gives it.
 
     Args:
-        suite: The suite; its device, threads and timeout hold.
+        device: Where they run: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: Threads that each may use; None shares the cores out.
+        limits: What each may take.
         directory: Where each cell gets a folder of its key's name.
-        steps: How many steps of each kind are traced.
+        settings: What is traced.
         warmup: How many training steps come first.
         tell: Is handed each cell that begins.
     """
 
-    suite: Suite
+    device: str
+    threads: int | None
+    limits: Limits
     directory: Path
-    steps: int
+    settings: TraceSettings
     warmup: int
     tell: Callable[[Cell], None]
     stopped_by: int | None = field(default=None, init=False)
@@ -100,22 +169,22 @@ class Tracer:
             SettingsError: The device is not there.
             StoreError: The folder can't be written.
         """
-        slots = plan_slots(self.suite.device, 1, self.suite.threads)
+        slots = plan_slots(self.device, 1, self.threads)
         for cell in cells:
             try:
                 self.folder(cell).mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"can't write to {self.folder(cell)}: {error.strerror or error}") from error
-        limits = Limits(self.suite.timeout_seconds, memory_bytes=self.suite.memory_limit)
         by_key = {cell.key: cell for cell in cells}
 
         def command(spec: Path, out: Path) -> list[str]:
             folder = self.folder(by_key[spec.name.removesuffix(".cell.json")])
-            numbers = str(self.steps), str(self.warmup)
-            return module_command("compbench.run.tracing", str(spec), str(out), str(folder), *numbers)
+            options = ["--steps", str(self.settings.steps), "--warmup", str(self.warmup)]
+            options += ["--stacks"] if self.settings.stacks else []
+            return module_command("compbench.run.tracing", str(spec), str(out), str(folder), *options)
 
         with (
-            Scheduler(slots, limits, command) as scheduler,
+            Scheduler(slots, self.limits, command) as scheduler,
             closing(scheduler.run(Pending(cells), self.log_path)) as events,
         ):
             for event in events:
@@ -123,7 +192,7 @@ class Tracer:
                     case Started(cell):
                         self.tell(cell)
                     case Ended(cell, _, end) if not end.interrupted:
-                        yield self._result(cell, end, limits)
+                        yield self._result(cell, end)
             self.stopped_by = scheduler.stopped_by
 
     def folder(self, cell: Cell) -> Path:
@@ -134,25 +203,29 @@ class Tracer:
         """Where goes what a cell's process prints."""
         return self.directory / key / "trace.log"
 
-    def _result(self, cell: Cell, end: ProcessEnd, limits: Limits) -> CellTrace:
+    def _result(self, cell: Cell, end: ProcessEnd) -> CellTrace:
         if end.record is not None:
             return CellTrace.model_validate_json(end.record)
-        how = result_of(cell, end, self.log_path(cell.key), "", limits)
+        how = result_of(cell, end, self.log_path(cell.key), "", self.limits)
         status, reason = ("crashed", "") if how is None else (how.status, how.reason)
         return CellTrace(cell=cell, status=status, reason=reason)
 
 
 def main(arguments: list[str]) -> int:
     """Reads SPEC, traces the cell and writes OUT; returns the exit status."""
-    if len(arguments) != 5:
-        print("usage: python -m compbench.run.tracing SPEC OUT FOLDER N M", file=sys.stderr)
-        return 2
-    spec, out, folder = map(Path, arguments[:3])
-    steps, warmup = map(int, arguments[3:])
-    cell = Cell.model_validate_json(spec.read_text(encoding="utf-8"))
-    result = trace_cell(cell, folder, steps, warmup)
+    parser = argparse.ArgumentParser(prog="python -m compbench.run.tracing", description="Traces one cell.")
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="the cell, as JSON")
+    parser.add_argument("out", type=Path, metavar="OUT", help="where its times go")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where its traces go")
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="steps of each kind that are traced")
+    parser.add_argument("--warmup", type=int, default=10, metavar="N", help="training steps before that")
+    parser.add_argument("--stacks", action="store_true", help="note every Python function")
+    options = parser.parse_args(arguments)
+    cell = Cell.model_validate_json(options.spec.read_text(encoding="utf-8"))
+    result = trace_cell(cell, options.folder, TraceSettings(options.steps, options.stacks), options.warmup)
+    write_description(options.folder, result)
     print(result.status, result.reason)
-    write_atomically(out, result.model_dump_json())
+    write_atomically(options.out, result.model_dump_json())
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from compbench.cli import main
-from compbench.cli.run_command import command_line
+from compbench.cli.run_command import TRACED_STEPS, command_line
 from compbench.run.runner import SuiteRunner
 from compbench.run.store import Store
 from tests.run import fake_cells
@@ -268,3 +268,50 @@ def test_what_an_executor_does_not_take_is_bad_input(compbench, folder, options,
     status, _, err = compbench("run", "tiny.yaml", *options)
     assert (status, err) == (2, f"error: {expected}\n")
     assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.fixture
+def tracing_cells(folder, monkeypatch):
+    """Cells that leave a trace if they are asked for one."""
+
+    def command(spec: Path, out: Path):
+        script = f"import sys; sys.path.insert(0, {str(Path(fake_cells.__file__).parent)!r}); import fake_cells; " + (
+            "from pathlib import Path; fake_cells.is_traced(Path(sys.argv[1]), Path(sys.argv[2]))"
+        )
+        return [sys.executable, "-c", script, str(spec), str(out)]
+
+    monkeypatch.setattr("compbench.cli.run_command.SuiteRunner", functools.partial(SuiteRunner, command=command))
+
+
+@pytest.mark.usefixtures("tracing_cells")
+def test_traces_are_told_of_with_how_to_open_them_and_what_has_none(compbench, folder, monkeypatch):
+    written = []
+    monkeypatch.setattr("compbench.cli.run_command.write_operators", written.append)
+    compbench("run", "tiny.yaml", "--only", "seed=0", "--only", "depth=2", "--only", "arm=none")
+    status, out, err = compbench("run", "tiny.yaml", "--only", "seed=0", "--only", "depth=2", "--trace")
+    assert (status, err) == (0, "")
+    (folder_of_cell,) = (folder / "results" / "tiny" / "traces").iterdir()
+    assert folder_of_cell.name.startswith("int8-d2-s0-")
+    assert (folder_of_cell / "strategy" / "strategy.pt.trace.json.gz").read_text() == f"{TRACED_STEPS} steps"
+    assert written == [Path("results/tiny/traces") / folder_of_cell.name]
+    assert "\ntraces: results/tiny/traces, a folder a cell\n" in out
+    assert "  TensorBoard: tensorboard --logdir results/tiny/traces\n" in out
+    assert f"open results/tiny/traces/{folder_of_cell.name}/strategy/strategy.pt.trace.json.gz in" in out
+    assert out.endswith(
+        "\n1 of the cells did not run, and have no trace of this run: --rerun all runs them again, and "
+        "compbench trace CELL traces one by its key\n"
+    )
+    assert Store(folder / "results" / "tiny").suite().command.splitlines() == [
+        "compbench run tiny.yaml --only seed=0 --only depth=2 --only arm=none",
+        "compbench run tiny.yaml --only seed=0 --only depth=2",
+    ]
+
+
+@pytest.mark.usefixtures("tracing_cells")
+def test_a_trace_whose_numbers_can_not_be_read_is_a_warning(compbench):
+    status, _, err = compbench(
+        "run", "tiny.yaml", "--only", "seed=0", "--only", "depth=2", "--only", "arm=none", "--trace"
+    )
+    assert status == 0
+    assert err.startswith("warning: can't read results/tiny/traces/none-d2-s0-")
+    assert len(err.splitlines()) == 1

@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 
 from compbench.cli import main
+from compbench.registry import Registry
 from compbench.report.site_tables import size as size_in_words
+from compbench.run.result import CellResult
+from compbench.run.store import Store
+from compbench.suite import load_suite
 
 SUITE = """
 name: tiny
@@ -243,3 +247,12 @@ def test_the_largest_shipped_suite_is_listed_without_its_memory(compbench: Comma
     (cell,) = json.loads(out)["cells"]
     assert cell["raw_bytes"] > 4e9
     assert cell["kept_bytes"] < 1e9
+
+
+def test_a_cell_is_listed_by_its_key_as_in_its_suite(compbench: Command, folder: Path) -> None:
+    registry = Registry.load()
+    cell = next(c for c in load_suite("tiny.yaml", registry).cells(registry) if (c.arm, c.depth) == ("int8", 2))
+    Store.create(folder / "results", "tiny").save(CellResult(key=cell.key, cell=cell, status="ok"))
+    of_suite = compbench("sites", "tiny.yaml", "--only", "arm=int8", "--only", "depth=2", "--json")
+    assert compbench("sites", cell.key, "--json") == of_suite
+    assert compbench("sites", f"results/tiny/cells/{cell.key}.json", "--json") == of_suite

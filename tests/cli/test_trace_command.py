@@ -6,20 +6,28 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from compbench.cli import main
-from compbench.errors import UnsupportedError
+from compbench.cli import main, trace_command
+from compbench.cli.trace_command import how_to_open
+from compbench.errors import StoreError
 from compbench.registry import Registry
-from compbench.report.traces import COLUMNS, growth_table, kinds_table
+from compbench.report.traces import COLUMNS, as_csv, growth_table, kinds_table, write_operators
 from compbench.run import tracing
-from compbench.run.tracing import CellTrace, trace_cell
+from compbench.run.cell_process import Limits
+from compbench.run.environment import Environment
+from compbench.run.preparing import Prepared
+from compbench.run.result import CellResult
+from compbench.run.store import Store
+from compbench.run.tracing import CellTrace, TraceSettings, trace_cell, write_description
 from compbench.suite import load_suite
-from compbench.suite.cell import Cell
+from compbench.suite.cell import Cell, PluginReference
 
 SUITE = """
 name: tiny
@@ -78,7 +86,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
 @pytest.fixture(scope="module")
 def traced(cell: Cell, tmp_path_factory: pytest.TempPathFactory) -> CellTrace:
     """A cell that was traced in this process, before its strategy was calibrated."""
-    found = trace_cell(cell, tmp_path_factory.mktemp("trace"), 1, 2)
+    found = trace_cell(cell, tmp_path_factory.mktemp("trace"), TraceSettings(1), 2)
     assert (found.status, found.reason) == ("ok", "")
     return found
 
@@ -104,13 +112,18 @@ def test_a_cell_is_traced_in_a_process_of_its_own(compbench: Command, folder: Pa
     assert lines[2].startswith("kind  ")
     assert any(line.startswith("Python and engine  ") for line in lines)
     assert any(line.startswith("operator  ") for line in lines)
-    assert "  tensorboard --logdir out" in out
+    assert "\ntraces: out, a folder a cell\n  TensorBoard: tensorboard --logdir out\n" in out
+    opened = re.search(r"Perfetto: open (\S+) in https://ui.perfetto.dev or chrome://tracing\n", out)
+    assert (folder / opened[1]).is_file()
+    assert "memory_viz" not in out
     (place,) = (folder / "out").iterdir()
     assert place.name.startswith("int8-d4-s0-")
     for role in ("plain", "strategy"):
         with gzip.open(place / role / f"{role}.pt.trace.json.gz", "rt") as file:
             names = [event["name"] for event in json.load(file)["traceEvents"]]
         assert names.count("phase: backward") == 2
+    described = json.loads((place / "trace.json").read_text())
+    assert (described["key"], described["trained_steps"], described["trace"]["stacks"]) == (place.name, 3, False)
     rows = list(csv.DictReader((place / "operators.csv").read_text().splitlines()))
     assert {(row["arm"], row["depth"], row["seed"]) for row in rows} == {("int8", "4", "0")}
     (products,) = (row for row in rows if (row["phase"], row["operator"]) == ("forward", "aten::mm"))
@@ -173,19 +186,48 @@ def test_github_has_tables_of_markdown(compbench: Command) -> None:
     assert "\n| operator " in out
 
 
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are compiled, as far as a session can tell, which looks before anything runs."""
+    prepare = tracing.prepare
+
+    def prepared(cell: Cell) -> Prepared:
+        found = prepare(cell)
+        found.session.model = torch.compile(found.session.model)
+        return found
+
+    monkeypatch.setattr(tracing, "prepare", prepared)
+
+
+@pytest.mark.usefixtures("compiled")
 def test_an_arm_that_can_not_be_traced_is_told_with_its_reason(
     compbench: Command, monkeypatch: pytest.MonkeyPatch, cell: Cell
 ) -> None:
-    def refuse(cell: Cell) -> None:
-        raise UnsupportedError("the model is compiled")
-
-    monkeypatch.setattr(tracing, "prepare", refuse)
-    refused = trace_cell(cell, Path(), 1, 1)
-    assert (refused.status, refused.reason, refused.trace) == ("unsupported", "the model is compiled", None)
+    refused = trace_cell(cell, Path(), TraceSettings(1), 1)
+    assert (refused.status, refused.trace) == ("unsupported", None)
+    assert "compile" in refused.reason
     monkeypatch.setattr(tracing.Tracer, "run", lambda self, cells: iter([refused]))
     status, out, err = compbench("trace", "tiny.yaml", "--only", "arm=lance")
     assert (status, out) == (1, "")
-    assert err == "error: arm 'lance' at depth 4: unsupported: the model is compiled\n"
+    assert err == f"error: arm 'lance' at depth 4: unsupported: {refused.reason}\n"
+
+
+def test_a_cell_that_fails_leaves_no_file_and_is_told_with_its_log(
+    compbench: Command, monkeypatch: pytest.MonkeyPatch, cell: Cell, tmp_path: Path
+) -> None:
+    def fails(*_: object) -> None:
+        raise ArithmeticError("no luck today")
+
+    monkeypatch.setattr(tracing, "train", fails)
+    failed = trace_cell(cell, tmp_path / "trace", TraceSettings(1), 1)
+    assert (failed.status, failed.reason, failed.trace) == ("failed", "ArithmeticError: no luck today", None)
+    assert not (tmp_path / "trace").exists()
+    monkeypatch.setattr(tracing.Tracer, "run", lambda self, cells: iter([failed]))
+    status, out, err = compbench("trace", "tiny.yaml", "--only", "arm=lance", "--output", "out")
+    assert (status, out) == (1, "")
+    told = err.splitlines()[-1]  # what is before it is the log of the process, which here is this one
+    assert told.startswith("error: arm 'lance' at depth 4: failed: ArithmeticError: no luck today (out/lance-d4-s0-")
+    assert told.endswith("/trace.log)")
 
 
 def test_a_process_that_dies_is_told_with_its_log(compbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,3 +268,176 @@ def test_a_broken_arm_is_left_out_and_told_of(compbench: Command, folder: Path) 
     assert (status, out) == (2, "")
     assert err.startswith("warning: arm 'mine' is left out: ")
     assert err.splitlines()[-1] == "error: suite 'tiny': the plugin of every selected arm is broken"
+
+
+# ---------------------------------------------------------------- cells that have a record
+
+
+def record_of(cell: Cell, threads: int = 1) -> CellResult:
+    environment = Environment(allocator="reuse", c_library="glibc", threads=threads, placement="shared")
+    return CellResult(key=cell.key, cell=cell, status="ok", environment=environment)
+
+
+@pytest.fixture
+def recorded(folder: Path, cell: Cell) -> Cell:
+    """A cell of which there is a record in the results of its suite."""
+    Store.create(folder / "results", "tiny").save(record_of(cell))
+    return cell
+
+
+@pytest.fixture
+def tracers(monkeypatch: pytest.MonkeyPatch, traced: CellTrace) -> list[tuple[tracing.Tracer, list[Cell]]]:
+    """The tracers that commands make, with the cells that they are given."""
+    made: list[tuple[tracing.Tracer, list[Cell]]] = []
+
+    def run(self: tracing.Tracer, cells: list[Cell]) -> Iterator[CellTrace]:
+        made.append((self, cells))
+        for cell in cells:
+            self.folder(cell).mkdir(parents=True)
+            yield traced.model_copy(update={"cell": cell})
+
+    monkeypatch.setattr(tracing.Tracer, "run", run)
+    return made
+
+
+@pytest.mark.parametrize("by", ["key", "path", "key elsewhere"])
+def test_a_cell_is_named_by_its_key_or_the_path_of_its_record(
+    compbench: Command, folder: Path, recorded: Cell, tracers: list[tuple[tracing.Tracer, list[Cell]]], by: str
+) -> None:
+    targets = {
+        "key": [recorded.key],
+        "path": [f"results/tiny/cells/{recorded.key}.json"],
+        "key elsewhere": [recorded.key, "--results", "there"],
+    }
+    if by == "key elsewhere":
+        (folder / "results").rename(folder / "there")
+    status, out, err = compbench("trace", *targets[by], "--steps", "2", "--warmup", "7", "--stacks")
+    assert (status, err) == (0, "")
+    ((tracer, cells),) = tracers
+    assert cells == [recorded]
+    assert (tracer.settings, tracer.warmup) == (TraceSettings(2, stacks=True), 7)
+    assert (tracer.device, tracer.threads, tracer.limits) == ("cpu", 1, Limits())
+    assert tracer.directory == Path("traces/tiny")
+    assert (folder / "traces" / "tiny" / recorded.key / "operators.csv").is_file()
+    assert "lance, depth 4" in out
+
+
+def test_a_cell_is_traced_with_the_threads_of_its_record(
+    compbench: Command, folder: Path, cell: Cell, tracers: list[tuple[tracing.Tracer, list[Cell]]]
+) -> None:
+    Store.create(folder / "results", "tiny").save(record_of(cell, threads=3))
+    assert compbench("trace", cell.key)[0] == 0
+    assert tracers[0][0].threads == 3
+
+
+def test_a_suite_is_traced_with_its_own_threads_and_limits(
+    compbench: Command, folder: Path, tracers: list[tuple[tracing.Tracer, list[Cell]]]
+) -> None:
+    (folder / "tiny.yaml").write_text(SUITE + "timeout_seconds: 17\n")
+    assert compbench("trace", "tiny.yaml", "--only", "arm=none,int8", "--output", "o")[0] == 0
+    ((tracer, cells),) = tracers
+    assert [(cell.arm, cell.depth, cell.seed) for cell in cells] == [("none", 4, 0), ("int8", 4, 0)]
+    assert (tracer.threads, tracer.limits, tracer.directory) == (1, Limits(17), Path("o"))
+
+
+@pytest.mark.usefixtures("tracers")
+def test_a_cell_whose_plugin_has_changed_is_traced_as_it_is_now_and_said_so(
+    compbench: Command, folder: Path, cell: Cell
+) -> None:
+    old = cell.model_copy(update={"strategy": (cell.strategy[0].model_copy(update={"source": "0" * 64}),)})
+    Store.create(folder / "results", "tiny").save(record_of(old))
+    status, _, err = compbench("trace", old.key)
+    assert status == 0
+    assert err == f"warning: the plugins of {old.key} have changed since; what is traced is {cell.key}\n"
+    assert (folder / "traces" / "tiny" / cell.key).is_dir()
+
+
+@pytest.mark.parametrize("command", ["trace", "sites", "explain"])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (["qick"], "'qick' is no suite, and there is no record of that key in results; did you mean 'quick'?"),
+        (["KEYx"], "is no suite, and there is no record of that key in results; did you mean 'KEY'?"),
+        (["*"], "'*' is no suite, and there is no record of that key in results"),
+        (["missing.yaml"], "missing.yaml"),
+        (["results/tiny/cells/missing.json"], "there is no record results/tiny/cells/missing.json"),
+        (["KEY", "--only", "seed=0"], "--only beside the cell KEY (allowed: beside a suite)"),
+    ],
+)
+def test_what_names_no_cell_is_told_in_the_same_words_by_every_command(
+    compbench: Command, recorded: Cell, command: str, target: list[str], message: str
+) -> None:
+    status, out, err = compbench(command, *(word.replace("KEY", recorded.key) for word in target))
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message.replace("KEY", recorded.key) in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_device_beside_a_cell_is_refused(compbench: Command, recorded: Cell) -> None:
+    status, _, err = compbench("trace", recorded.key, "--only", "seed=0", "--device", "cpu")
+    assert status == 2
+    assert err == f"error: --only and --device beside the cell {recorded.key} (allowed: beside a suite)\n"
+
+
+def test_a_damaged_record_and_a_missing_plugin_are_told(compbench: Command, folder: Path, cell: Cell) -> None:
+    unknown = cell.model_copy(update={"strategy": (PluginReference(name="mine"),)})
+    store = Store.create(folder / "results", "tiny")
+    store.save(record_of(unknown))
+    status, _, err = compbench("trace", unknown.key)
+    assert status == 2
+    assert err.startswith("error: unknown strategy 'mine'")
+    path = folder / "results" / "tiny" / "cells" / f"{unknown.key}.json"
+    path.write_text(path.read_text().replace('"ok"', '"oom"'))
+    status, _, err = compbench("trace", unknown.key)
+    assert status == 2
+    assert "is not trusted: its content is not what was written" in err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--steps", "0"), ("--warmup", "0"), ("--steps", "some")])
+def test_numbers_that_are_none_are_refused(compbench: Command, option: str, value: str) -> None:
+    status, out, err = compbench("trace", "tiny.yaml", option, value)
+    assert (status, out) == (2, "")
+    assert f"Invalid value for '{option}'" in err
+
+
+def test_what_was_traced_otherwise_than_asked_for_is_said(traced: CellTrace) -> None:
+    told = traced.model_copy(
+        update={
+            "asked_steps": 5,
+            "alone": False,
+            "trace": traced.trace.model_copy(update={"stacks": True}),
+        }
+    )
+    sentences = " ".join(kinds_table(told, told.trace).sentences)
+    assert "1 of the 5 steps that were asked for, since a step has " in sentences
+    assert "another cell on the same cores did not pause" in sentences
+    assert "every Python function was noted" in sentences
+    plain = " ".join(kinds_table(traced, traced.trace).sentences)
+    assert "asked for" not in plain
+    assert "did not pause" not in plain
+    assert "Python function" not in plain
+
+
+def test_the_operators_of_a_trace_that_a_run_made_are_those_that_the_command_writes(
+    traced: CellTrace, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match=r"can't read .*trace\.json"):
+        write_operators(tmp_path)
+    write_description(tmp_path, traced)
+    write_operators(tmp_path)
+    assert (tmp_path / "operators.csv").read_text() == as_csv([traced])
+
+
+def test_a_snapshot_of_memory_is_opened_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_command.importlib.util, "find_spec", lambda package: None)
+    (tmp_path / "a cell" / "strategy").mkdir(parents=True)
+    lines = how_to_open(tmp_path / "a cell", tmp_path / "a cell").splitlines()
+    assert lines[1].startswith(f"  TensorBoard: tensorboard --logdir '{tmp_path}/a cell' ")
+    assert lines[1].endswith("(not installed here: the extra `tensorboard`)")
+    assert len(lines) == 3
+    (tmp_path / "a cell" / "strategy" / "memory.pickle").write_bytes(b"")
+    last = how_to_open(tmp_path, tmp_path / "a cell").splitlines()[-1]
+    assert (
+        last == f"  memory of the GPU: open {tmp_path}/a cell/strategy/memory.pickle in https://pytorch.org/memory_viz"
+    )

@@ -98,6 +98,37 @@ def takes_times(spec: Path, out: Path) -> None:
     write_record(spec, out, statistics={"began 0": began, "ended 0": ended})
 
 
+def _traces(description: str) -> None:
+    """Writes what it is asked to trace; nothing where nobody asks."""
+    if "--trace" in sys.argv:
+        folder = Path(sys.argv[sys.argv.index("--trace") + 1])
+        (folder / "strategy").mkdir(parents=True)
+        steps = sys.argv[sys.argv.index("--trace-steps") + 1]
+        (folder / "strategy" / "strategy.pt.trace.json.gz").write_bytes(f"{steps} steps".encode())
+        (folder / "trace.json").write_text(description)
+
+
+def is_traced(spec: Path, out: Path) -> None:
+    ok(spec, out)
+    _traces('{"status": "ok", "reason": ""}')
+
+
+def cannot_be_traced(spec: Path, out: Path) -> None:
+    ok(spec, out)
+    _traces('{"status": "failed", "reason": "No space left on device"}')
+
+
+def dies_while_it_is_traced(spec: Path, out: Path) -> None:
+    ok(spec, out)
+    Path(sys.argv[sys.argv.index("--trace") + 1]).mkdir()
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def fails_and_has_a_trace(spec: Path, out: Path) -> None:
+    write_record(spec, out, status="diverged", reason="loss is nan")
+    _traces('{"status": "ok", "reason": ""}')
+
+
 def diverges(spec: Path, out: Path) -> None:
     write_record(spec, out, status="diverged", reason="loss is nan at step 3", loss_curve=[1.0, "NaN"])
 

@@ -1,0 +1,94 @@
+"""A cell before its first step, and what an exception that has ended it says of it."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from compbench.capture import Session
+from compbench.errors import CompbenchError, PluginError, SettingsError, UnsupportedError
+from compbench.measure.step import Step
+from compbench.registry import Reference, Registry
+from compbench.run.exhaustion import out_of_memory
+from compbench.run.lean import PlainMeta
+from compbench.run.result import Status
+from compbench.run.training import DivergedError, example_order, make_optimizer
+from compbench.seeds import generator, stream
+from compbench.suite.cell import Cell, PluginReference
+from compbench.workloads.base import Data
+
+
+def ended_by(error: Exception) -> tuple[Status, str]:
+    """The status of a cell that an exception has ended, and the reason; what needs looking into goes to the log."""
+    match error:
+        case UnsupportedError():
+            return "unsupported", str(error)
+        case DivergedError():
+            return "diverged", str(error)
+    evidence = out_of_memory(error)
+    traceback.print_exception(error)
+    if evidence is not None:
+        line = _one_line(error)
+        return "oom", line if line.startswith(evidence) else f"{line} ({evidence})"
+    return "failed", str(error) if isinstance(error, CompbenchError) else _one_line(error)
+
+
+@dataclass
+class Prepared:
+    """A cell before its first step: the model with its data, and the strategy's session, which is not open yet.
+
+    Attributes:
+        order: the training examples of every step, ``(steps, batch_size)``.
+        sources: hashes of the files that define strategy and workload.
+    """
+
+    registry: Registry
+    step: Step
+    session: Session
+    data: Data
+    order: Tensor
+    optimizer: torch.optim.AdamW
+    sources: dict[str, str]
+
+
+def prepare(cell: Cell) -> Prepared:
+    """Makes what a cell trains, from its seed alone; draws on torch's global random stream, which it seeds.
+
+    Raises:
+        PluginError: a plugin is not the one that the suite was validated with, or can't be loaded.
+        SettingsError: the device is not there, or a batch is larger than the training set.
+    """
+    registry = Registry.load(Path(cell.plugins_dir) if cell.plugins_dir else None)
+    workload = registry.workload(cell.workload.name, **cell.workload.fields).at_depth(cell.depth)
+    compressor = registry.compressor([{member.name: member.fields} for member in cell.strategy])
+    _check_source("workload", cell.workload, *registry.reference(workload))
+    for reference, found in zip(cell.strategy, registry.reference(compressor), strict=True):
+        _check_source("strategy", reference, found)
+
+    device = torch.device(cell.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"device '{cell.device}' is not there (available: cpu)")
+    torch.manual_seed(stream(cell.seed, "global"))
+    data = workload.data(stream(cell.seed, "data"))
+    with PlainMeta():
+        model = workload.build(generator(cell.seed, "initialisation"))
+    step = Step(workload, model.to(device), device, cell.training.precision)
+    order = example_order(len(next(iter(data.train.values()))), cell.training, cell.seed)
+    session = Session(model, compressor, cell.capture, cell.seed)
+    sources = registry.sources(workload) | registry.sources(compressor)
+    return Prepared(registry, step, session, data, order, make_optimizer(model, cell.training), sources)
+
+
+def _check_source(kind: str, reference: PluginReference, found: Reference) -> None:
+    """The plugin must be the one that the suite was validated with: its source is part of the cell's identity."""
+    if reference.source and found.source != reference.source:
+        raise PluginError(f"{kind} '{reference.name}' has changed since the run began; run again")
+
+
+def _one_line(error: BaseException) -> str:
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
