@@ -14,7 +14,7 @@ from compbench.run.result import CellResult
 
 SENTENCE = (
     "bold: the best at the same depth and settings; equal figures share it, and chance has a part in it. "
-    f"'{REFERENCE}' does not compete where steps are compared with its own, and rows with failed cells do nowhere."
+    f"'{REFERENCE}' does not compete where steps are compared with its own, nor does a row with failed cells anywhere."
 )
 
 _MOST_TOGETHER = 3
