@@ -182,9 +182,10 @@ def _fill(joined: Joined, folder: Path) -> None:
         expected = part.records[key]
         if _text(store.copy_record(key, part.store).record) != _text(expected):
             raise StoreError(f"{part.name}: the record of {key} has changed while it was joined; join again")
-        if expected.machine in part.machines:
-            store.copy_machine(expected.machine, part.store)
         store.copy_log(key, part.store)
+    described = {digest: part for part in joined.parts for digest in part.machines}
+    for digest in sorted({part.records[key].machine for key, part in joined.taken.items()} & set(described)):
+        store.copy_machine(digest, described[digest].store)
     store.save_merged(joined.merged)
     if joined.text is not None:
         store.save_suite_text(joined.text)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compbench.errors import SettingsError, StoreError
+from compbench.report.formats import as_text
 from compbench.report.outcome import read_outcome
-from compbench.report.tables import render
+from compbench.report.tables import results_table
 from compbench.run.claims import Claims
 from compbench.run.environment import Environment
 from compbench.run.merging import MergeRefusedError, join, write_joined
@@ -44,6 +45,10 @@ def store(folder, results, missing=(), **fields):
     made = outcome(results, missing=missing, **({"machines": MACHINES} | fields))
     directory, _ = write(folder, made)
     return directory
+
+
+def render(made, layout):
+    return as_text(results_table(made), layout)
 
 
 def files(directory):
@@ -581,20 +586,21 @@ def test_an_empty_place_is_filled(tmp_path):
     assert [path.name for path in (tmp_path / "merged").iterdir()] == ["made_up"]
 
 
-@pytest.mark.parametrize("written", [0, 1, 4, 7])
-def test_on_a_full_disk_nothing_is_left(tmp_path, monkeypatch, written):
+@pytest.mark.parametrize("written", range(7))
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_on_a_full_disk_or_an_interrupt_nothing_is_left(tmp_path, monkeypatch, written, error):
     joined = join([store(tmp_path / "a", seed_of(0)), store(tmp_path / "b", seed_of(1))])
-    syncs = iter(range(10**6))
-    real = os.fsync
+    written_so_far = iter(range(100))
+    real = type(tmp_path).replace
 
-    def full(descriptor):
-        if os.path.isfile(f"/proc/self/fd/{descriptor}") and next(syncs) >= written:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(descriptor)
+    def full(path, target):
+        if next(written_so_far) >= written:
+            raise error
+        return real(path, target)
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(type(tmp_path), "replace", full)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(StoreError, match="No space left on device"):
+    with pytest.raises((StoreError, KeyboardInterrupt), match=str(error).partition("] ")[2]):
         write_joined(joined, tmp_path / "into" / "made_up")
     assert sorted(tmp_path.iterdir()) == before
 

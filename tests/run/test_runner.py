@@ -136,6 +136,14 @@ def test_the_folder_says_what_the_table_is_made_of(runs):
     assert runs.store.suite().command.splitlines() == ["compbench run fake --only seed=1", "compbench run fake"]
 
 
+def test_the_folder_has_the_file_of_the_suite_as_it_was_last_run(runs):
+    runs.run(make_suite("ok", text="name: fake # once\n"))
+    runs.run(make_suite("ok", text="name: fake # twice, å\r\n"))
+    assert runs.store.suite_text() == "name: fake # twice, å\r\n"
+    runs.run(make_suite("ok", text=""))  # a suite that was made without a file has none
+    assert runs.store.suite_text() == "name: fake # twice, å\r\n"
+
+
 def test_a_slow_cell_is_a_row_with_status_timeout(runs):
     outcome = runs.run(make_suite("ok", "hangs", timeout_seconds=1.0))
     assert statuses(outcome) == ["ok", "timeout"]

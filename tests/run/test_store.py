@@ -221,6 +221,39 @@ def test_published_records_are_readable_one_by_one():
         assert len(store.results(store.keys())) == len(list(cells.iterdir())) > 0
 
 
+def test_the_file_of_a_suite_is_kept_as_it_is_or_missing(store, warnings):
+    assert store.suite_text() is None
+    store.save_suite_text("name: fake # å\r\n")
+    assert store.suite_text() == "name: fake # å\r\n"
+    (store.directory / "suite.yaml").write_bytes(b"\xff")
+    assert store.suite_text() is None
+    assert "treated as missing: not UTF-8 text" in warnings[0]
+
+
+def test_a_folder_that_is_there_is_opened_and_no_other(store, tmp_path):
+    record = SuiteRecord(name="fake", keys=["a"])
+    store.save_suite(record)
+    opened, suite = Store.open(store.directory)
+    assert (opened.directory, suite) == (store.directory, record)
+    with pytest.raises(StoreError, match=r"does not exist; did you mean 'fake'\? \(beside it: fake\)"):
+        Store.open(tmp_path / "fakes")
+    assert not (tmp_path / "fakes").exists()
+    with pytest.raises(StoreError, match=r"results of several suites: name one of its folders \(fake\)"):
+        Store.open(tmp_path)
+
+
+def test_who_is_at_work_is_seen_without_a_trace(store):
+    held, free, left = (make_result(seed).key for seed in range(3))
+    with store.claims() as claims:
+        assert claims.take(held)
+        (store.directory / "claims" / left).touch()  # of a run that was killed
+        before = sorted(path.name for path in (store.directory / "claims").iterdir())
+        assert store.at_work([held, free, left, "../escape"]) == [held]
+        assert sorted(path.name for path in (store.directory / "claims").iterdir()) == before
+    (store.directory / "claims" / left).unlink()
+    assert store.at_work([held]) == []
+
+
 def test_records_of_cells_that_the_suite_has_no_more_are_named(store):
     kept, gone = make_result(0), make_result(1)
     store.save(kept)
