@@ -15,8 +15,8 @@ from compbench.errors import SettingsError, unknown
 from compbench.report.axes import Axes, cell_axes, check_axes, shown
 from compbench.report.comparability import Match, reasons
 from compbench.report.outcome import Outcome, PlannedCell
-from compbench.report.quantities import QUANTITIES, STATISTIC, Quantity, interval
-from compbench.report.rows import BY_DEFAULT, Row, figure, metric_names, ok_results, rows_of
+from compbench.report.quantities import QUANTITIES, Quantity, interval
+from compbench.report.rows import BY_DEFAULT, Row, figure, metric_names, ok_results, rows_of, statistic_names
 from compbench.report.statistics import ALPHA, FEWEST_PAIRS, PairedTest, holm, paired_test
 from compbench.report.wording import is_there
 from compbench.run.result import CellResult
@@ -284,11 +284,11 @@ def _quantities(rows: Sequence[Row], columns: Sequence[str], judged: Sequence[st
     """
     metrics = metric_names(rows)
     names = list(columns) or [*FIGURES, *metrics, "gradient_cosine"]
-    statistics = {STATISTIC + n for row in rows for result in ok_results(row.cells) for n in result.statistics}
-    allowed = [*QUANTITIES, *metrics, *sorted(statistics)]
+    statistics = statistic_names(rows)
+    allowed = [*QUANTITIES, *metrics, *statistics]
     found = []
     for name in names:
-        quantity, of = figure(name, metrics, judged)
+        quantity, of = figure(name, metrics, statistics, judged)
         if quantity is None or of or name not in allowed:
             raise SettingsError(f"--columns: {unknown('figure', name, allowed)}")
         found.append(quantity)

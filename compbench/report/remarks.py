@@ -32,6 +32,9 @@ def remarks(rows: Sequence[Row], shown: Sequence[Row], kinds: Collection[Kind] |
     for row in shown:
         texts = [text for kind, text in _of_row(row) if kinds is None or kind in kinds]
         found += [f"{row.arm} at depth {row.depth}: {text}." for text in texts]
+    hidden = {name for row in shown for r in ok_results(row.cells) for name in r.metrics} - set(metric_names(shown))
+    if hidden:
+        found.append(f"metrics that are not shown, since other columns have their names: {', '.join(sorted(hidden))}.")
     planned = [cell for row in shown for cell in row.cells]
     missing = sum(cell.result is None for cell in planned)
     if missing:

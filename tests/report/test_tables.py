@@ -10,7 +10,7 @@ import statistics
 import pytest
 from scipy import stats
 
-from compbench.errors import PluginError
+from compbench.errors import PluginError, SettingsError
 from compbench.records import Reporter
 from compbench.report.formats import FORMATS, Screen, as_text, render_with
 from compbench.report.rows import COLUMNS
@@ -489,8 +489,8 @@ def test_other_metrics_are_in_the_csv_behind_the_columns_that_are_always_there()
 
 def test_strategies_own_figures_and_settings_are_columns_too():
     made = outcome([result(statistics={"rank": 16.0}, loss_curve=[2.0, 0.125]), result("int8")])
-    shown = cells(made, "statistics.rank", "final_loss", by=["arm", "steps"])
-    assert shown == [["laser", "20", "16.0", "0.125"], ["int8", "20", "-", "-"]]
+    shown = cells(made, "statistics.rank", "statistics.rank_max", "final_loss", by=["arm", "steps"])
+    assert shown == [["laser", "20", "16.0", "16.0", "0.125"], ["int8", "20", "-", "-", "-"]]
 
 
 def test_json_says_what_it_is_of():
@@ -565,3 +565,25 @@ def test_remarks_are_on_what_the_table_shows():
     ):
         text = render(made, "github", **view)
         assert [told for told in (disturbed, differing) if told in text] == shown
+
+
+def test_a_metric_with_the_name_of_another_column_is_told_of_and_does_not_take_its_place():
+    made = outcome([result(ratio=1.25, metrics={"time_ratio": 99.0, "solved": 0.5})])
+    (row,) = results_table(made).data
+    assert row["time_ratio"] == 1.25
+    assert "99" not in render(made, "github")
+    told = "metrics that are not shown, since other columns have their names: time_ratio."
+    assert told in results_table(made).sentences
+
+
+def test_a_margin_for_a_metric_that_nobody_measured_is_a_verdict_that_says_so():
+    made = outcome(scores("none", GOOD) + scores("laser", GOOD), margins={"mean_error": 0.1})
+    shown = cells(made, "mean_error_verdict")
+    assert [row[-1] for row in shown] == ["reference", "not tested"]
+    with pytest.raises(SettingsError, match="unknown column 'mean_error'; did you mean 'mean_error_verdict'"):
+        results_table(made, View(columns=["mean_error"]))
+
+
+def test_one_arm_of_one_seed_is_a_table_in_every_format():
+    for layout in FORMATS:
+        assert "laser" in render(outcome([result()]), layout)
