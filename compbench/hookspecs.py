@@ -152,7 +152,7 @@ def compbench_metrics() -> Iterable[Metric]:  # type: ignore[empty-body]
 
 @hookspec
 def compbench_reporters() -> Iterable[Reporter]:  # type: ignore[empty-body]
-    r"""Further formats for ``compbench table --format NAME``.
+    r"""Further formats for ``--format NAME`` of ``compbench table`` and ``compbench compare``.
 
     Example::
 

@@ -85,13 +85,7 @@ def _axes(cell: PlannedCell, sibling: Cell | None) -> Axes:
     known = cell.result.cell if cell.result else sibling
     if known is None:
         return {"arm": cell.arm, "depth": cell.depth, "seed": cell.seed}
-    return {
-        "arm": known.arm,
-        "depth": cell.depth,
-        "seed": cell.seed,
-        **known.variant,
-        **{name: value for name, value in _settings(known).items() if name not in known.variant},
-    }
+    return {**_settings(known), **known.variant, "arm": known.arm, "depth": cell.depth, "seed": cell.seed}
 
 
 def _settings(cell: Cell) -> dict[str, Any]:

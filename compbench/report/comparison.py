@@ -15,8 +15,8 @@ from compbench.errors import SettingsError, unknown
 from compbench.report.axes import Axes, cell_axes, check_axes, shown
 from compbench.report.comparability import Match, reasons
 from compbench.report.outcome import Outcome, PlannedCell
-from compbench.report.quantities import QUANTITIES, STATISTIC, Quantity, interval
-from compbench.report.rows import BY_DEFAULT, Row, figure, metric_names, ok_results, rows_of
+from compbench.report.quantities import QUANTITIES, Quantity, interval
+from compbench.report.rows import BY_DEFAULT, Row, figure, metric_names, ok_results, rows_of, statistic_names
 from compbench.report.statistics import ALPHA, FEWEST_PAIRS, PairedTest, holm, paired_test
 from compbench.report.wording import is_there
 from compbench.run.result import CellResult
@@ -74,6 +74,7 @@ class Pair:
     Attributes:
         axes: what the rows have in common, and what tells them from other pairs.
         matches: cells of both that are ok.
+        across: where there are none, the first cells of both that are ok: of other seeds, but with the same settings.
         failures: for each cell that is ok in one of them and failed in the other, the two.
     """
 
@@ -81,6 +82,7 @@ class Pair:
     a: Row | None
     b: Row | None
     matches: tuple[Match, ...] = ()
+    across: Match | None = None
     failures: tuple[tuple[PlannedCell, PlannedCell], ...] = ()
 
     @property
@@ -241,13 +243,19 @@ def _pair(row: Row | None, other: Row | None, ours: _Grouped, theirs: _Grouped) 
         for found, side in ((row, ours), (other, theirs))
     )
     both = [(cells[key], others[key]) for key in cells if key in others]
+
+    def match(a: CellResult, b: CellResult) -> Match:
+        machines = (ours.side.outcome.machines.get(a.machine), theirs.side.outcome.machines.get(b.machine))
+        return Match(a, b, *machines)
+
+    matches = tuple(
+        match(x.result, y.result) for x, y in both if x.result and y.result and x.status == y.status == "ok"
+    )
+    across = [match(x, y) for x in ok_results(row.cells)[:1] for y in ok_results(other.cells)[:1]]
     return replace(
         pair,
-        matches=tuple(
-            _match(x.result, y.result, ours.side, theirs.side)
-            for x, y in both
-            if x.result and y.result and x.status == y.status == "ok"
-        ),
+        matches=matches,
+        across=across[0] if across and not matches else None,
         failures=tuple((x, y) for x, y in both if x.result and y.result and (x.status == "ok") != (y.status == "ok")),
     )
 
@@ -268,10 +276,6 @@ def _by_key(
     return {key: several[0] for key, several in found.items() if len(several) == 1}
 
 
-def _match(x: CellResult, y: CellResult, a: Side, b: Side) -> Match:
-    return Match(x, y, a.outcome.machines.get(x.machine), b.outcome.machines.get(y.machine))
-
-
 def _quantities(rows: Sequence[Row], columns: Sequence[str], judged: Sequence[str]) -> list[Quantity]:
     """The figures to compare, in order.
 
@@ -280,11 +284,11 @@ def _quantities(rows: Sequence[Row], columns: Sequence[str], judged: Sequence[st
     """
     metrics = metric_names(rows)
     names = list(columns) or [*FIGURES, *metrics, "gradient_cosine"]
-    statistics = {STATISTIC + n for row in rows for result in ok_results(row.cells) for n in result.statistics}
-    allowed = [*QUANTITIES, *metrics, *sorted(statistics)]
+    statistics = statistic_names(rows)
+    allowed = [*QUANTITIES, *metrics, *statistics]
     found = []
     for name in names:
-        quantity, of = figure(name, metrics, judged)
+        quantity, of = figure(name, metrics, statistics, judged)
         if quantity is None or of or name not in allowed:
             raise SettingsError(f"--columns: {unknown('figure', name, allowed)}")
         found.append(quantity)
@@ -297,38 +301,31 @@ def _change(pair: Pair, quantity: Quantity) -> Change | None:
         return None
     results_a, results_b = [m.a for m in pair.matches], [m.b for m in pair.matches]
     matches: Sequence[Match] = pair.matches
-    paired = bool(matches)
-    if not paired:
-        results_a, results_b = ok_results(pair.a.cells), ok_results(pair.b.cells)
-        matches = [Match(x, y, None, None) for x in results_a[:1] for y in results_b[:1]]
-    if not results_a or not results_b:
-        return None
-    if paired:
-        measured = [m for m in pair.matches if is_there(quantity.of(m.a)) and is_there(quantity.of(m.b))]
-        if measured:
-            matches, results_a, results_b = measured, [m.a for m in measured], [m.b for m in measured]
+    if pair.across:
+        results_a, results_b, matches = ok_results(pair.a.cells), ok_results(pair.b.cells), [pair.across]
+    elif measured := [m for m in matches if is_there(quantity.of(m.a)) and is_there(quantity.of(m.b))]:
+        results_a, results_b, matches = [m.a for m in measured], [m.b for m in measured], measured
     a, b = quantity.over(results_a), quantity.over(results_b)
     if a is None and b is None:
         return None
     found = Change(pair, quantity, a, b)
-    why = _why_not(pair, quantity, matches, a, b)
-    if why or a is None or b is None:
+    if a is None or b is None:
+        return replace(found, why_not=(f"not measured in {'A' if a is None else 'B'}",))
+    if why := _why_not(pair, quantity, matches):
         return replace(found, why_not=tuple(why))
-    values = tuple(quantity.values(results_a)), tuple(quantity.values(results_b))
-    change = (b / a if a else None) if quantity.unit in RATIOS else b - a
-    pairs = len(matches) if paired and quantity.kind in ("time", "quality") else 0
-    return replace(found, values=values, change=change, pairs=pairs)
+    return replace(
+        found,
+        values=(tuple(quantity.values(results_a)), tuple(quantity.values(results_b))),
+        change=(b / a if a else None) if quantity.unit in RATIOS else b - a,
+        pairs=len(pair.matches and matches) if quantity.kind in ("time", "quality") else 0,
+    )
 
 
-def _why_not(pair: Pair, quantity: Quantity, matches: Sequence[Match], a: float | None, b: float | None) -> list[str]:
-    missing = [name for name, value in (("A", a), ("B", b)) if value is None]
-    if missing:
-        return [f"not measured in {missing[0]}"]
-    found = reasons(matches, quantity.kind) if pair.matches else []
-    if not pair.matches:
-        found = reasons(matches, "memory" if quantity.kind == "quality" else quantity.kind)
-        found += ["no seed in common"] if quantity.kind == "quality" else []
-    return found
+def _why_not(pair: Pair, quantity: Quantity, matches: Sequence[Match]) -> list[str]:
+    if not pair.across or quantity.kind != "quality":
+        return reasons(matches, quantity.kind)
+    # Other seeds begin with other weights: that their hashes differ says no more.
+    return [*reasons(matches, "arithmetic"), "no seed in common"]
 
 
 def _decided(changes: Sequence[Change], margin: float | None) -> list[Change]:

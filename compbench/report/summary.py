@@ -5,6 +5,7 @@ The page is made from the store alone and holds no time and no folder of its own
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -71,7 +72,10 @@ def _times(outcome: Outcome) -> list[str]:
     results = [cell.result for cell in outcome.cells if cell.result]
     if not any(result.arithmetic or (result.time and result.time.phases) for result in results):
         return []
-    return ["## Where the time goes", as_text(times_table(outcome), "github").strip()]
+    times, told = times_table(outcome), set(results_table(outcome).sentences)
+    new = [sentence for sentence in times.sentences if sentence not in told]
+    times = dataclasses.replace(times, sentences=new, best_sentence="")
+    return ["## Where the time goes", as_text(times, "github").strip()]
 
 
 def _findings(outcome: Outcome) -> list[str]:

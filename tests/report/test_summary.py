@@ -83,6 +83,13 @@ def test_the_page_has_times_and_placement_where_records_know_them():
     assert "- cores of the cells: all that there are, since the system refused to share them out" in page
 
 
+def test_what_the_first_table_tells_is_not_told_again_under_that_of_times():
+    times = [phased().model_copy(update={"alone": False}) for _ in range(2)]
+    page = readme(outcome([result(seed=seed, time=time) for seed, time in enumerate(times)], missing=[cell(seed=2)]))
+    for told in ("while another cell ran beside them", "cells that these rows stand for have no record"):
+        assert page.count(told) == 1
+
+
 def test_the_page_names_no_folder_of_the_machine():
     page = readme(made_up())
     assert not re.search(r"(?<![\w.])/\w+/", page)
