@@ -161,7 +161,7 @@ def compare_across(outcomes: Sequence[Outcome], metrics: Sequence[str] = (), arm
 
 def task_of(cell: Cell) -> Task:
     """The task of a cell."""
-    return Task(cell.suite, workload_of(cell), cell.training.model_dump_json(), cell.device, cell.depth)
+    return Task(cell.suite, workload_of(cell), str(vars(cell.training)), cell.device, cell.depth)
 
 
 def arm_of(cell: Cell) -> str:
@@ -284,10 +284,13 @@ class _Pool:
     def remarks(self, chosen: Sequence[str]) -> list[str]:
         """What is true of all that follows."""
         found = []
-        for suite, count in self.not_run.items():
-            found.append(f"{counted(count, 'cell')} of {code(suite)} have not been run, and are no part of this.")
+        if self.not_run:
+            counts = [f"{counted(count, 'cell')} of {code(suite)}" for suite, count in self.not_run.items()]
+            found.append(f"Not run, and no part of this: {listed(counts)}.")
         if self.repeated:
-            found.append(f"{counted(self.repeated, 'cell')} are in more than one of the folders; the first one counts.")
+            found.append(
+                f"In more than one of the folders: {counted(self.repeated, 'cell')}, of which the first counts."
+            )
         different = []
         for arm in [*self.reference_arms, *chosen]:
             settings: dict[str, str] = {}
@@ -311,7 +314,7 @@ def _record(cell: PlannedCell) -> CellResult:
 def _settings(cell: Cell) -> str:
     """What an arm's name stands for: its strategy, without the source, and what is captured."""
     members = [(member.name, sorted(member.fields.items(), key=str)) for member in cell.strategy]
-    return f"{members} {cell.capture.model_dump_json()}"
+    return f"{members} {vars(cell.capture)}"
 
 
 def _cost(cost: Cost, cell: PlannedCell) -> float | None:

@@ -22,6 +22,8 @@ def called(metric: str) -> str:
 def amount(metric: str, value: float, rounding: Rounding = "nearest") -> str:
     """A difference of a metric, of which the sign is left out, with two significant digits and its unit.
 
+    Above 10, where two digits would move a bound by much, bounds have three.
+
     Args:
         metric: which; rates are told in points.
         value: the difference, in the metric's own unit.
@@ -30,11 +32,12 @@ def amount(metric: str, value: float, rounding: Rounding = "nearest") -> str:
     scaled = abs(value) * (100 if metric in RATES else 1)
     if scaled == 0:
         return "0" + difference_unit(metric)
-    step = 10.0 ** (math.floor(math.log10(scaled)) - 1)
+    digits = 3 if scaled >= 10 and rounding != "nearest" else 2
+    step = 10.0 ** (math.floor(math.log10(scaled)) - digits + 1)
     # Seven tenths are not quite 7 * 0.1: what is a multiple of the step up to rounding is not moved to the next.
     multiple = round(scaled / step, 9)
     rounded = _ROUNDED[rounding](multiple) * step
-    text = figures(rounded, 2) if step < 1 else f"{rounded:.0f}"
+    text = figures(rounded, digits) if step < 1 else f"{rounded:.0f}"
     if "." in text and "e" not in text:
         text = text.rstrip("0").rstrip(".")
     unit = difference_unit(metric)

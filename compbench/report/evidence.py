@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from compbench.report.amounts import tolerance
 from compbench.report.outcome import Outcome
-from compbench.report.pairing import workload_label
-from compbench.report.phrases import code
+from compbench.report.pairing import is_reference, workload_label
+from compbench.report.phrases import code, counted
 from compbench.report.statistics import POWER, PairedTest
 from compbench.report.tables import NOT_AVAILABLE, TONES, Table, as_text, difference, figures, words
 from compbench.report.times import time_ratio, told_over
@@ -88,8 +88,11 @@ def time_evidence(outcome: Outcome) -> Table | None:
         "time ratio: a step with the strategy over a plain one. Over seeds it is the geometric mean of their medians, "
         "with the t interval of the logarithms; within one process it is the median of the pairs, with an interval "
         "from their quartiles, which does not tell how much another process would differ.",
-        f"`{REFERENCE}` is the plain step timed against itself: how far it is from 1 is the noise of this clock.",
     ]
+    if any(is_reference(cell.result.cell) for cell in outcome.cells if cell.result and cell.result.time):
+        sentences.append(
+            f"`{REFERENCE}` is the plain step timed against itself: how far it is from 1 is the noise of this clock."
+        )
     headers = ["arm", "depth", "time ratio", "90 % interval", "over"]
     return Table(headers, cells, ("arm", "over"), sentences)
 
@@ -115,7 +118,7 @@ def _families(outcome: Outcome, verdicts: Sequence[Verdict]) -> list[str]:
     """How many comparisons each family has."""
     sizes = {verdict.workload: verdict.family for verdict in verdicts if verdict.test}
     if len(sizes) < 2:
-        return [f"Holm's adjustment is over {size} comparisons." for size in sizes.values()]
+        return [f"Holm's adjustment is over {counted(size, 'comparison')}." for size in sizes.values()]
     each = [f"{size} ({code(workload_label(outcome, workload))})" for workload, size in sizes.items()]
     return [f"Holm's adjustment is over the comparisons of each workload: {', '.join(each)}."]
 

@@ -296,7 +296,7 @@ def _inconclusive(verdict: Verdict, test: PairedTest, cells: Sequence[PlannedCel
         how = f" ({by_count(failures)})" if failures else ""
         return (
             f"{text}, since {verdict.failed} of {counted(len(cells), 'seed')} failed{how} and those that remain can't "
-            f"show non-inferiority ({_open_loss(metric, test)} at 95 %)"
+            f"show non-inferiority ({_open_loss(metric, test, 'they lose at most')} at 95 %)"
         )
     seeds = (
         "more than a thousand seeds would be needed to settle it"
@@ -312,7 +312,7 @@ def _inconclusive(verdict: Verdict, test: PairedTest, cells: Sequence[PlannedCel
     return f"{text}: {counted(test.n, 'seed')} leave {_open_loss(metric, test, 'a loss of up to')} open; {seeds}"
 
 
-def _open_loss(metric: str, test: PairedTest, most: str = "they lose at most") -> str:
+def _open_loss(metric: str, test: PairedTest, most: str = "it loses at most") -> str:
     """The loss that a test leaves possible."""
     if metric in RATES and test.lower_bound <= -1:
         return "any loss"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def is_reference(cell: Cell) -> bool:
 
 def workload_of(cell: Cell) -> str:
     """A cell's workload with all its settings."""
-    return cell.workload.model_dump_json()
+    workload = cell.workload
+    return f"{workload.name} {json.dumps(workload.fields, sort_keys=True)} {workload.source}"
 
 
 def workload_label(outcome: Outcome, workload: str) -> str:
@@ -80,7 +82,7 @@ def _owner(axis: str) -> str:
 
 def conditions(cell: Cell) -> Conditions:
     """What the reference of a cell has to have in common with it."""
-    settings = f"{cell.training.model_dump_json()} {cell.capture.model_dump_json()} {cell.measuring.allocator}"
+    settings = f"{vars(cell.training)} {vars(cell.capture)} {cell.measuring.allocator}"
     return Conditions(workload_of(cell), settings, cell.device, cell.depth, cell.seed)
 
 

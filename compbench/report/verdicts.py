@@ -169,7 +169,8 @@ def _scores(pairs: Sequence[Pair], metric: str) -> tuple[Floats, Floats]:
 def _correlation(ours: Floats, theirs: Floats) -> float | None:
     if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return None
-    return float(np.corrcoef(ours, theirs)[0, 1])
+    ours, theirs = ours - ours.mean(), theirs - theirs.mean()
+    return float(ours @ theirs / np.sqrt((ours @ ours) * (theirs @ theirs)))
 
 
 def _decide(family: Sequence[Verdict]) -> list[Verdict]:

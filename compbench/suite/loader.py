@@ -220,9 +220,9 @@ class _Loader:
         executors = self._sections("executor", Executors, [])
         if self._data.get("margins") and "none" not in self._arm_names():
             self._checker.add(("margins",), "margins are judged against an arm named 'none', and there is none")
-        lower_is_better = self._lower_is_better(head)
+        lower_is_better = self._lower_is_better(head.lower_is_better)
         if self._check_metrics:
-            self._find_metrics(head, [workload for _, (workload, _) in workloads], matrix)
+            self._find_metrics([workload for _, (workload, _) in workloads], matrix)
         problems = self._checker.problems()
         if problems:
             raise SuiteError(problems)
@@ -297,24 +297,27 @@ class _Loader:
         )
         return made[0][1] if made else _Head(name="wrong")
 
-    def _lower_is_better(self, head: _Head) -> tuple[str, ...]:
+    def _lower_is_better(self, given: Sequence[str]) -> tuple[str, ...]:
         """The metrics of which less is better; that a plugin says otherwise of its own is noted."""
         declared = {name: found.record.better for name, found in self._registry.metrics.items()}
-        for index, name in enumerate(head.lower_is_better):
+        for index, name in enumerate(given):
             if declared.get(name) == "higher":
                 message = f"of metric '{name}' more is better, as its plugin has it (allowed: metrics that don't say)"
                 self._checker.add(("lower_is_better", index), message)
-        return tuple(sorted({*head.lower_is_better, *(name for name in declared if declared[name] == "lower")}))
+        return tuple(sorted({*given, *(name for name in declared if declared[name] == "lower")}))
 
-    def _find_metrics(self, head: _Head, workloads: Sequence[Workload], matrix: Mapping[str, list[Any]]) -> None:
+    def _find_metrics(self, workloads: Sequence[Workload], matrix: Mapping[str, list[Any]]) -> None:
         """Notes metrics that are named and that no workload has; nothing where one can't tell what it has."""
-        named: dict[str, Location] = {name: ("lower_is_better", i) for i, name in enumerate(head.lower_is_better)}
-        named |= {name: ("margins", name) for name in head.margins}
-        known = set(self._registry.metrics)
+        margins, lower = self._data.get("margins"), self._data.get("lower_is_better")
+        named: list[tuple[Any, Location]] = [
+            (name, ("margins", name)) for name in (margins if isinstance(margins, dict) else ())
+        ]
+        if isinstance(lower, list):
+            named += [(name, ("lower_is_better", index)) for index, name in enumerate(lower)]
         depths = [depth for depth in matrix.get("depth", []) if _whole(depth, _SMALLEST["depth"])]
-        for workload in workloads if depths else ():
-            if named.keys() <= known:
-                return
+        known = set(self._registry.metrics)
+        unknown_names = [(name, at) for name, at in named if isinstance(name, str) and name not in known]
+        for workload in workloads if unknown_names and depths else ():
             try:
                 own = metric_names(workload.at_depth(min(depths)))
             except Exception:  # it has no such depth, which has been told
@@ -322,9 +325,11 @@ class _Loader:
             if own is None:
                 return
             known |= set(own)
-        for name, location in named.items() if workloads and depths else ():
-            if name not in known:
-                self._checker.add(location, unknown("metric", name, known))
+            unknown_names = [(name, at) for name, at in unknown_names if name not in known]
+            if not unknown_names:
+                return
+        for name, location in unknown_names if workloads and depths else ():
+            self._checker.add(location, unknown("metric", name, known))
 
     def _sections(self, key: str, model: type[Section], axes: list[Axis]) -> list[tuple[Choice, Section]]:
         given = self._data.get(key)
