@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from compbench.errors import StoreError
+from compbench.report.findings import findings
 from compbench.report.origin import without_folders
 from compbench.report.outcome import read_outcome
 from compbench.report.rows import as_csv, make_rows
