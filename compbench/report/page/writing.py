@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,14 +142,18 @@ def _tables(outcome: Outcome) -> Mapping[str, Any]:
         cell.result and (cell.result.arithmetic or (cell.result.time and cell.result.time.phases))
         for cell in outcome.cells
     )
+    results, times = results_table(outcome), times_table(outcome)
+    new = [sentence for sentence in times.sentences if sentence not in results.sentences]
     return {
-        "results": sortable("results", "Results by arm and depth", results_table(outcome)),
+        "results": sortable("results", "Results by arm and depth", results),
         "verdicts": [
             (found.title, sortable(f"verdicts-{number}", found.title.replace("`", ""), found.table))
             for number, found in enumerate(evidence, start=1)
         ],
         "ratios": sortable("ratios", TIMES_TITLE, ratios) if ratios else None,
-        "phases": sortable("phases", "Where the time of a step goes", times_table(outcome)) if phases else None,
+        "phases": sortable("phases", "Where the time of a step goes", replace(times, sentences=new))
+        if phases
+        else None,
     }
 
 
