@@ -50,7 +50,7 @@ Exit status: 0 every selected cell is ok, 1 some are not, 2 bad input, 130 inter
 _SHOWN_LEFTOVERS = 20
 
 TRACED_STEPS = 3
-"""Of each cell, with ``--trace``: its folder has about a megabyte for a step of ten thousand operators."""
+"""Of each cell, with ``--trace``."""
 
 
 def run(

@@ -43,7 +43,7 @@ Role = Literal["plain", "strategy"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 MOST_EVENTS = 100_000
-"""In a trace's file, if one step has no more: some 3 MB compressed. Fewer steps are traced where they have more."""
+"""In a trace's file, if one step has no more: 2.5 MB compressed. Fewer steps are traced where they have more."""
 
 SNAPSHOT = "strategy/memory.pickle"
 """Where the memory snapshot of a GPU goes."""

@@ -53,12 +53,12 @@ def cluster(running_cluster, signatures):
     return running_cluster
 
 
-def run(address, results, suite, show=Watched, registry=None, executor="ray"):
+def run(address, results, suite, show=Watched, registry=None, executor="ray", **options):
     shown = []
     runner = SuiteRunner(
         suite,
         registry or FakeRegistry(),
-        RunOptions(results=results, executor=executor, address=address),
+        RunOptions(results=results, executor=executor, address=address, **options),
         lambda plan: shown.append(show(plan)) or shown[0],
         lambda line: None,
         command=fake_cells.command,
@@ -69,6 +69,15 @@ def run(address, results, suite, show=Watched, registry=None, executor="ray"):
 
 def lines(signatures):
     return [line.split() for line in signatures.read_text().splitlines()]
+
+
+def test_traces_come_back_with_the_records(cluster, tmp_path):
+    suite = make_suite("is_traced", seeds=(0, 1, 2))
+    outcome, _ = run(cluster.address, tmp_path, suite, trace_steps=3)
+    assert outcome.statuses == {"ok": 3}
+    assert sorted(outcome.traces) == sorted(cell.key for cell in outcome.selected)
+    for folder in outcome.traces.values():
+        assert (folder / "strategy" / "strategy.pt.trace.json.gz").read_text() == "3 steps"
 
 
 def test_a_node_killed_in_the_middle_loses_nothing_and_does_nothing_twice(cluster, tmp_path, signatures):

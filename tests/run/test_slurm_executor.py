@@ -40,12 +40,12 @@ def lines(signatures):
     return [line.split() for line in signatures.read_text().splitlines()]
 
 
-def run(results, suite, registry=None, executor="slurm"):
+def run(results, suite, registry=None, executor="slurm", **options):
     shown = []
     runner = SuiteRunner(
         suite,
         registry or FakeRegistry(),
-        RunOptions(results=results, executor=executor),
+        RunOptions(results=results, executor=executor, **options),
         lambda plan: shown.append(Watched(plan)) or shown[0],
         lambda line: None,
         command=fake_cells.command,
@@ -138,6 +138,15 @@ def test_results_are_those_of_a_local_run_and_plugins_come_along(tmp_path, signa
         logs = [(outcome.directory / "logs" / f"{cell.key}.log").read_text() for outcome in (by_submitit, local)]
         assert logs[0] == logs[1]
     assert not list((tmp_path / "jobs" / "fake").iterdir())  # nothing is left of jobs that have been seen to
+
+
+def test_traces_come_back_with_the_records(tmp_path, signatures):
+    suite = make_suite("is_traced", seeds=(0, 1), executors=on_slurm(tmp_path / "jobs", "local"))
+    outcome, _ = run(tmp_path / "results", suite, trace_steps=3)
+    assert outcome.statuses == {"ok": 2}
+    assert sorted(outcome.traces) == sorted(cell.key for cell in outcome.selected)
+    for folder in outcome.traces.values():
+        assert (folder / "strategy" / "strategy.pt.trace.json.gz").read_text() == "3 steps"
 
 
 def test_a_job_that_dies_is_lost_and_not_for_ever(tmp_path, signatures, monkeypatch):
