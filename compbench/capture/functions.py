@@ -81,10 +81,10 @@ def _with_gradient_of_scale(gradient: Tensor | None, y: Tensor, r: Tensor, of_r:
 
 
 def scale_and_shift(rows: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """``rows * weight + bias`` with a weight and a bias ``(D,)``, as a norm ends; not both may be None."""
-    if bias is None:
-        return rows * weight
-    return rows + bias if weight is None else torch.addcmul(bias, rows, weight)
+    """``rows * weight + bias`` with a weight and a bias ``(D,)``, as a norm ends; what is None is left out."""
+    if weight is None:
+        return rows if bias is None else rows + bias
+    return rows * weight if bias is None else torch.addcmul(bias, rows, weight)
 
 
 class GatedUnit(torch.autograd.Function):

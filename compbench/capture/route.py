@@ -185,6 +185,7 @@ class Route:
         """
         if not self._derives or self.recomputer is None:
             return None
+        rest: tuple[Any, ...]
         if name == "rms_norm":
             x, shape, weight, eps = _bound(_RMS_NORM, arguments, keywords)
             bias, rest = None, (x, shape, None, eps)

@@ -80,7 +80,7 @@ def the_runners_share(folder: Path, cells: int = 100) -> None:
         (ready / cell.key).write_text(record.model_dump_json())
 
     def command(spec: Path, out: Path) -> list[str]:
-        # Through a shell, which passes over the arguments that a cell has beside these, such as where to save a training.
+        # Through a shell, which passes over what else a cell is given, such as where to save its training.
         return ["sh", "-c", 'cp "$0" "$1"', str(ready / spec.name.removesuffix(".cell.json")), str(out)]
 
     seconds: dict[str, float] = {}
