@@ -204,7 +204,10 @@ def _caption(
         sentences.append(thinning)
     ended = [cell for cell in outcome.cells if cell.result and cell.status != "ok"]
     if ended:
-        sentences.append(f"{len(ended)} cells that did not end well are left out.")
+        cells = (
+            "1 cell that did not end well is" if len(ended) == 1 else f"{len(ended)} cells that did not end well are"
+        )
+        sentences.append(f"{cells} left out.")
     return " ".join([*sentences, *left_out(outcome.groups, seeds, "such a curve")])
 
 
