@@ -176,7 +176,14 @@ def _chart(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], subject: _Sub
     line = (
         alt.Chart(name="lines")
         .mark_line(strokeWidth=1.1)
-        .encode(x=x, y=alt.Y("mean:Q"), color=colour, strokeDash=key.dash(arms), opacity=pick.opacity, tooltip=told)
+        .encode(
+            x=x,
+            y=alt.Y("mean:Q"),
+            color=colour,
+            strokeDash=key.dash(arms, lines=True),
+            opacity=pick.opacity,
+            tooltip=told,
+        )
     )
     names = list(dict.fromkeys(row["panel"] for row in rows))
     chart = panels([area, line.add_params(pick.parameter)], "curves", names, _PANEL_HEIGHT, panel_width())

@@ -136,7 +136,7 @@ def _chart(
     x = alt.X("saved:Q", title=unit.of("saved for backward"), scale=scale)
     x = x.axis(values=ticks, format="~g") if ticks else x.axis(tickCount=5)
     pick = key.pick()
-    filling = alt.FillOpacity("front:N", legend=None).scale(domain=[_ON_FRONT, _BEATEN], range=[1, 0])
+    filling = alt.FillOpacity("front:O", legend=None).scale(domain=[_ON_FRONT, _BEATEN], range=[1, 0])
     told = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("saved:Q", title=f"saved, {unit.name}", format=".4~g"),
@@ -146,35 +146,32 @@ def _chart(
         alt.Tooltip("front:N", title="Pareto front"),
     ]
 
-    def panel(y: alt.Y, x: alt.X, name: str, spread: bool) -> alt.LayerChart:
-        base = alt.Chart(alt.NamedData("arms"))
-        colour = key.colour(shown, _LEGEND)
-        bars = base.mark_rule().encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour, opacity=pick.opacity)
-        rings = base.mark_point(style="ring").encode(x=x, y=y, opacity=pick.opacity)
-        rings = rings.transform_filter(alt.FieldEqualPredicate(field="exact", equal=True))
+    base = alt.Chart(alt.NamedData("arms"))
+    colour, opacity = key.colour(shown, _LEGEND), pick.opacity
+
+    def panel(y: alt.Y, x: alt.X, first: Sequence[alt.Chart]) -> alt.LayerChart:
         marks = base.mark_point(size=30, strokeWidth=1.2, filled=False).encode(
             x=x,
             y=y,
             color=colour,
-            fill=alt.Fill("arm:N", legend=None).scale(domain=list(key.labels.values())),
+            fill=alt.Fill("arm:N", legend=colour["legend"], scale=colour["scale"]),
             fillOpacity=filling,
             shape=key.shape(shown, _LEGEND),
-            opacity=pick.opacity,
+            opacity=opacity,
             tooltip=told,
         )
-        marks = marks.properties(name=name)
-        if spread:  # the first of the panels, which has the parameter for both
-            return layered(bars, rings, marks.add_params(pick.parameter))
-        return layered(rings, marks)
-
-    def layered(*layers: alt.Chart) -> alt.LayerChart:
-        return alt.LayerChart(layer=list(layers)).properties(width=panel_width(), height=_PANEL_HEIGHT)
+        rings = base.mark_point(style="ring").encode(x=x, y=y, opacity=opacity)
+        rings = rings.transform_filter(alt.FieldEqualPredicate(field="exact", equal=True))
+        layers = [*first, marks, rings]
+        return alt.LayerChart(layer=layers).properties(width=panel_width(), height=_PANEL_HEIGHT)
 
     score = alt.Y("score:Q", title=metric_title(metric), axis=axis_of(tickCount=5)).scale(zero=False, padding=6)
     ratio = alt.Y("ratio:Q", title="time ratio", axis=axis_of(tickCount=5)).scale(zero=False, padding=6)
-    charts = [panel(score, x.title(None) if timed else x, "scores", True)]
+    above = x.title(None) if timed else x
+    spread = base.mark_rule().encode(x=above, y=alt.Y("low:Q"), y2="high:Q", color=colour, opacity=opacity)
+    charts = [panel(score, above, [spread.properties(name="spread").add_params(pick.parameter)])]
     if timed:
-        charts.append(panel(ratio, x, "ratios", False))
+        charts.append(panel(ratio, x, []))
     return finished(stacked(charts), arms=rows)
 
 

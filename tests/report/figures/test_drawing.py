@@ -1,5 +1,6 @@
 """Figures as files: their text, their size, and the same bytes every time."""
 
+import functools
 import hashlib
 import json
 import re
@@ -14,7 +15,6 @@ from compbench.report.figures import as_html, as_pdf, as_png, as_svg, javascript
 from compbench.report.figures.drawing import as_json
 from tests.report.figures.stores import NASTY, store
 
-MADE = {figure.name: figure for figure in make_figures(store())}
 LABELS = {
     "memory_by_depth": {"saved for backward (MB)", "recursion depth n (calls)", "law M = a + b n, in MB"},
     "peak_memory_by_depth": {"peak over static state (MB)", "recursion depth n (calls)"},
@@ -28,12 +28,17 @@ LABELS = {
 }
 
 
+@functools.cache
+def figures():
+    return {figure.name: figure for figure in make_figures(store())}
+
+
 @pytest.mark.parametrize("name", LABELS)
 def test_axes_are_labelled_with_their_units_in_the_svg(name):
-    root = ElementTree.fromstring(as_svg(MADE[name]))
+    root = ElementTree.fromstring(as_svg(figures()[name]))
     texts = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
     assert LABELS[name] <= texts
-    sizes = {float(size) for size in re.findall(r'font-size="([0-9.]+)px"', as_svg(MADE[name]))}
+    sizes = {float(size) for size in re.findall(r'font-size="([0-9.]+)px"', as_svg(figures()[name]))}
     assert sizes <= {7.0, 7.5}
 
 
@@ -50,7 +55,7 @@ def resolution_of(png):
 
 @pytest.mark.parametrize("name", LABELS)
 def test_a_png_is_one_column_wide_at_300_pixels_an_inch(name):
-    png = as_png(MADE[name])
+    png = as_png(figures()[name])
     inches = size_of(png)[0] / 300
     assert 3.15 <= inches <= 3.35
     assert resolution_of(png) == pytest.approx((300 / 0.0254, 300 / 0.0254), rel=1e-3)
@@ -62,8 +67,8 @@ def page_size(pdf):
 
 
 def test_a_pdf_is_as_large_as_the_svg_and_has_its_font_inside():
-    pdf = as_pdf(MADE["memory_by_depth"])
-    root = ElementTree.fromstring(as_svg(MADE["memory_by_depth"]))
+    pdf = as_pdf(figures()["memory_by_depth"])
+    root = ElementTree.fromstring(as_svg(figures()["memory_by_depth"]))
     assert page_size(pdf) == (float(root.get("width")), float(root.get("height")))
     assert page_size(pdf)[0] == 240
     assert set(re.findall(rb"/BaseFont /[A-Z]{6}\+(\S+)", pdf)) == {b"LiberationSans"}
@@ -81,7 +86,7 @@ print(hashlib.sha256(as_svg(figure).encode() + as_png(figure) + as_pdf(figure)).
 
 
 def test_files_are_the_same_bytes_in_every_process(request):
-    figure = MADE["pareto_depth_2"]
+    figure = figures()["pareto_depth_2"]
     here = {hashlib.sha256(as_svg(figure).encode() + as_png(figure) + as_pdf(figure)).hexdigest() for _ in range(3)}
     command = [sys.executable, "-c", DRAW]
     there = subprocess.run(command, capture_output=True, text=True, check=True, cwd=request.config.rootpath)
