@@ -15,7 +15,7 @@ from compbench.report.figures.exactness import Evidence, exact_arms
 from compbench.report.figures.figure import Figure, NoFigure
 from compbench.report.figures.key import Key, arms_key
 from compbench.report.figures.metrics import finite, main_metric
-from compbench.report.figures.units import bytes_unit, listed, metric_title, metric_unit
+from compbench.report.figures.units import bytes_unit, listed, metric_title, metric_unit, stem
 from compbench.report.outcome import Outcome
 from compbench.report.rows import Row, make_rows, ok_results
 from compbench.report.tables import words
@@ -59,20 +59,38 @@ def pareto_front(costs: Sequence[Sequence[float]]) -> list[bool]:
 
 
 def pareto(outcome: Outcome) -> list[Figure | NoFigure]:
-    """A figure for each depth at which two arms or more can be compared."""
+    """A figure for each depth, and each workload and training there, at which two arms or more can be compared."""
     rows = make_rows(outcome)
     metric = main_metric(outcome, rows)
     if metric is None:
         return [NoFigure("pareto", _TITLE, "No cell that ended well has a held-out metric.")]
     found: list[Figure | NoFigure] = []
     for depth in sorted({row.depth for row in rows}):
-        candidates = [_candidate(row, metric) for row in rows if row.depth == depth]
-        figure = _figure(outcome, depth, metric, [candidate for candidate in candidates if candidate.seeds])
-        found += [figure] if figure else []
+        tasks: dict[str, list[Row]] = {}
+        for row in rows:
+            if row.depth == depth and row.seeds:
+                tasks.setdefault(_task(row), []).append(row)
+        for of_task in tasks.values():
+            where = f"depth {depth}" + (_in_common(of_task) if len(tasks) > 1 else "")
+            figure = _figure(outcome, where, metric, [_candidate(row, metric) for row in of_task])
+            found += [figure] if figure else []
     if found:
         return found
     reason = "At no depth do two arms have both saved bytes and a held-out metric, and one alone is not compared."
     return [NoFigure("pareto", _TITLE, reason)]
+
+
+def _task(row: Row) -> str:
+    """What the arms of a figure have in common: what is trained and how, whatever is compressed."""
+    cell = ok_results(row.cells)[0].cell
+    return f"{cell.workload.model_dump_json()} {cell.training.model_dump_json()}"
+
+
+def _in_common(rows: Sequence[Row]) -> str:
+    """The values of matrix axes that all of some rows share, such as ``, hidden=64``."""
+    variants = [ok_results(row.cells)[0].cell.variant for row in rows]
+    shared = [(axis, value) for axis, value in variants[0].items() if all(v.get(axis) == value for v in variants)]
+    return "".join(f", {axis}={value}" for axis, value in shared)
 
 
 def _candidate(row: Row, metric: str) -> Candidate:
@@ -87,7 +105,7 @@ def _candidate(row: Row, metric: str) -> Candidate:
     )
 
 
-def _figure(outcome: Outcome, depth: int, metric: str, candidates: Sequence[Candidate]) -> Figure | None:
+def _figure(outcome: Outcome, where: str, metric: str, candidates: Sequence[Candidate]) -> Figure | None:
     timed = any(candidate.time_ratio is not None for candidate in candidates)
     complete = [
         candidate
@@ -102,9 +120,9 @@ def _figure(outcome: Outcome, depth: int, metric: str, candidates: Sequence[Cand
     key = arms_key(outcome)
     key = key.relabelled({arm: f"{key.labels[arm]}, exact" for arm in exact})
     left_out = [candidate.arm for candidate in candidates if candidate.arm not in front]
-    caption = _caption(depth, metric, timed, front, exact, left_out)
+    caption = _caption(where, metric, timed, front, exact, left_out)
     chart = _chart(complete, front, exact, key, metric, timed)
-    return Figure(f"pareto_depth_{depth}", f"{_TITLE} at depth {depth}", caption, chart)
+    return Figure(f"pareto_{stem(where.replace(', ', '_').replace(' ', '_'))}", f"{_TITLE} at {where}", caption, chart)
 
 
 def _chart(
@@ -176,7 +194,7 @@ def _chart(
 
 
 def _caption(
-    depth: int,
+    where: str,
     metric: str,
     timed: bool,
     front: Mapping[str, bool],
@@ -187,7 +205,7 @@ def _caption(
     by += ["time ratio, a step with the strategy over one without (median over seeds)"] if timed else []
     on, beaten = [arm for arm in front if front[arm]], [arm for arm in front if not front[arm]]
     sentences = [
-        f"Arms at depth {depth} by {listed(by)}; bars are plus and minus one standard deviation over seeds.",
+        f"Arms at {where} by {listed(by)}; bars are plus and minus one standard deviation over seeds.",
         f"Filled marks are on the Pareto front, where no other arm is at least as good in all {len(by)} and better in "
         f"one: {listed(on)}.",
     ]

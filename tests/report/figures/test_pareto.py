@@ -2,8 +2,10 @@ import random
 
 import pytest
 
+from compbench.capture.settings import CaptureSettings
 from compbench.report.figures.exactness import exact_arms
 from compbench.report.figures.pareto import pareto, pareto_front
+from compbench.suite.cell import PluginReference
 from tests.report.figures.stores import cell, store
 from tests.report.made_up import outcome, result
 
@@ -69,6 +71,27 @@ def test_an_arm_without_one_of_the_figures_is_left_out_by_name():
     (figure,) = pareto(outcome(made))
     assert "Left out, since one of these figures is not there: x." in figure.caption
     assert set(rows(figure)) == {"none", "laser"}
+
+
+def test_arms_of_different_tasks_are_not_compared():
+    """What another workload keeps says nothing of a strategy; how it is captured is part of the strategy."""
+    workloads = {hidden: PluginReference(name="trm_maze", fields={"hidden": hidden}) for hidden in (64, 128)}
+    cells = [
+        cell(arm, 4, seed, number=number, workload=workload, variant={"hidden": hidden})
+        for hidden, workload in workloads.items()
+        for number, arm in enumerate(("none", "laser"), start=1)
+        for seed in (0, 1)
+    ]
+    found = {figure.name: figure for figure in pareto(outcome(cells))}
+    assert list(found) == ["pareto_depth_4_hidden=64", "pareto_depth_4_hidden=128"]
+    assert set(rows(found["pareto_depth_4_hidden=64"])) == {"none hidden=64", "laser hidden=64"}
+    assert "at depth 4, hidden=64" in found["pareto_depth_4_hidden=64"].title
+
+    routes = [
+        cell("laser", 4, 0, capture=CaptureSettings(routes=r), variant={"routes": r}) for r in ("hooks", "operators")
+    ]
+    (figure,) = pareto(outcome([cell("none", 4, 0), *routes]))
+    assert len(rows(figure)) == 3
 
 
 def test_front_and_ring_can_be_seen():
