@@ -21,7 +21,7 @@ from compbench.report.tables import words
 from compbench.report.verdicts import REFERENCE
 from compbench.run.result import CellResult
 
-_WIDEST_LABEL = 85
+_WIDEST_LABEL = 110
 _ROW_HEIGHT = 12
 
 _MOST_SAID = 12

@@ -16,7 +16,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"
 
 DASHES = ([1, 0], [5, 2], [2, 1.5], [6, 1.5, 1.5, 1.5], [9, 2], [3, 3], [9, 1.5, 1.5, 1.5, 1.5, 1.5], [1, 2])
 
-_LONGEST_LABEL = 30
+_LONGEST_LABEL = 25
 _LEGEND_ROW = 10
 
 
@@ -111,7 +111,7 @@ def short_labels(names: Iterable[str]) -> dict[str, str]:
     """Names as a figure has room for them: long ones are shortened in their middle, and no two become the same."""
     labels: dict[str, str] = {}
     for name in names:
-        text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
+        text = "".join(character if character.isprintable() else "?" for character in name)
         label, number = _shortened(text), 1
         while label in labels.values():
             number += 1
