@@ -4,12 +4,14 @@ import functools
 import hashlib
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
 from xml.etree import ElementTree
 
 import pytest
+import vl_convert
 
 from compbench.report.figures import as_html, as_pdf, as_png, as_svg, javascript_bundle, make_figures
 from compbench.report.figures.drawing import as_json
@@ -76,21 +78,40 @@ def test_a_pdf_is_as_large_as_the_svg_and_has_its_font_inside():
     assert b"Date" not in pdf
 
 
-DRAW = """
-import hashlib
-from compbench.report.figures import as_pdf, as_png, as_svg, make_figures
-from tests.report.figures.stores import store
-figure = next(figure for figure in make_figures(store()) if figure.name == "pareto_depth_2")
-print(hashlib.sha256(as_svg(figure).encode() + as_png(figure) + as_pdf(figure)).hexdigest())
-"""
+def digest():
+    """Of all formats of a figure with marks, and of one with bands, which are transparent."""
+    chosen = [figure for figure in make_figures(store()) if figure.name in ("pareto_depth_2", "training_loss")]
+    files = [as_svg(figure).encode() + as_png(figure) + as_pdf(figure) for figure in chosen]
+    return [hashlib.sha256(file).hexdigest() for file in files]
 
 
 def test_files_are_the_same_bytes_in_every_process(request):
-    figure = figures()["pareto_depth_2"]
-    here = {hashlib.sha256(as_svg(figure).encode() + as_png(figure) + as_pdf(figure)).hexdigest() for _ in range(3)}
-    command = [sys.executable, "-c", DRAW]
+    command = [sys.executable, "-c", "from tests.report.figures.test_drawing import digest; print(digest())"]
     there = subprocess.run(command, capture_output=True, text=True, check=True, cwd=request.config.rootpath)
-    assert here == {there.stdout.strip()}
+    assert str(digest()) == there.stdout.strip()
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_pdf_is_the_same_bytes_every_time(name):
+    assert len({as_pdf(figures()[name]) for _ in range(4)}) == 1
+
+
+@pytest.mark.skipif(not shutil.which("pdftoppm"), reason="needs pdftoppm")
+def test_a_pdf_whose_entries_were_sorted_is_sound_and_looks_as_before(tmp_path):
+    pages = {
+        "sorted": as_pdf(figures()["training_loss"]),
+        "drawn": vl_convert.vegalite_to_pdf(dict(figures()["training_loss"].specification), vl_version="6.4"),
+    }
+    pixels = {}
+    for name, pdf in pages.items():
+        (tmp_path / f"{name}.pdf").write_bytes(pdf)
+        command = ["pdftoppm", "-r", "150", "-singlefile", f"{name}.pdf", name]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert run.stderr == ""
+        pixels[name] = (tmp_path / f"{name}.ppm").read_bytes()
+    assert len(pages["sorted"]) == len(pages["drawn"])
+    assert pixels["sorted"] == pixels["drawn"]
+    assert len(set(pixels["sorted"])) > 50
 
 
 def test_a_page_has_everything_inside_and_names_are_text():
