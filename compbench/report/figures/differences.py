@@ -13,7 +13,7 @@ from compbench.report.figures.charts import finished, panel_width, panels
 from compbench.report.figures.figure import Figure, NoFigure
 from compbench.report.figures.key import Key, arms_key, text_width
 from compbench.report.figures.metrics import main_metric
-from compbench.report.figures.units import Unit, difference_in, left_out, number, stem
+from compbench.report.figures.units import Unit, difference_in, in_title, left_out, number, stem
 from compbench.report.outcome import Outcome
 from compbench.report.rows import make_rows, ok_results
 from compbench.report.statistics import FEWEST_PAIRS, paired_test
@@ -95,9 +95,9 @@ def _chart(found: Mapping[Group, Differences], metric: str, margin: float | None
     arms = [label for arm, label in key.labels.items() if any(arm == drawn for drawn, _ in found)]
     extent = round(min(_WIDEST_LABEL, max(map(text_width, arms)) + 4))
     axis = alt.Axis(title=None, minExtent=extent, maxExtent=extent, labelLimit=extent, ticks=False, domain=False)
-    x = alt.X("difference:Q", title=unit.of(f"{words(metric)}: arm minus {REFERENCE}"), axis=alt.Axis(tickCount=5))
+    x = alt.X("difference:Q", title=unit.of(f"{in_title(metric)}: arm minus {REFERENCE}"), axis=alt.Axis(tickCount=5))
     x = x.scale(zero=True, padding=4)
-    y = alt.Y("arm:N", sort=arms, axis=axis).scale(domain=arms)
+    y = alt.Y("arm:N", axis=axis).scale(domain=arms)
     colour = alt.Color("arm:N", legend=None).scale(domain=list(key.labels.values()))
     of_seed = [alt.Tooltip("arm:N"), alt.Tooltip("seed:O"), _told("difference", "difference", unit)]
     of_mean = [alt.Tooltip("arm:N"), _told("difference", "mean", unit), _told("bound", "95 % lower bound", unit)]
@@ -143,7 +143,8 @@ def _caption(outcome: Outcome, metric: str, margin: float | None, found: Mapping
     unit = difference_in(metric)
 
     def of(value: float) -> str:
-        return f"{number(value / unit.divisor)} {unit.name}".strip()
+        told = number(value / unit.divisor)
+        return f"{told} {'point' if told in ('1', '-1') and unit.name == 'points' else unit.name}".strip()
 
     sentences = [
         f"Held-out {words(metric)} of each arm minus that of '{REFERENCE}' with the same seed, initial weights and "

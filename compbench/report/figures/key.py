@@ -82,7 +82,8 @@ class Key:
 
     def _legend(self, shown: Iterable[str], title: str | None, lines: bool) -> alt.Legend:
         labels = [self.labels[name] for name in shown]
-        symbol: dict[str, Any] = {"symbolType": "stroke", "symbolSize": 140, "symbolOpacity": 1} if lines else {}
+        line = {"symbolType": "stroke", "symbolSize": 140, "symbolOpacity": 1}
+        symbol: dict[str, Any] = line if lines else {"symbolStrokeWidth": 0}
         return alt.Legend(title=title, values=labels, columns=_columns(labels), **symbol)
 
 

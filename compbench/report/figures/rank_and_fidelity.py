@@ -160,6 +160,11 @@ def _chart(curves: Curves, key: Key) -> dict[str, Any]:
         for step, value in of_one.get(name, ())
     ]
     pick = key.pick()
+    highest = max((value for of_one in curves.values() for _, value in of_one.get("rank", ())), default=0.0)
+    scales = {
+        "rank": alt.Scale(domain=[0, 1.08 * highest], nice=False),
+        "fidelity": alt.Scale(zero=False),
+    }
 
     def panel(name: str) -> alt.Chart:
         title = None if name != names[-1] else "training step"
@@ -170,7 +175,7 @@ def _chart(curves: Curves, key: Key) -> dict[str, Any]:
         lines = lines.transform_filter(alt.FieldEqualPredicate(field="statistic", equal=name))
         lines = lines.encode(
             x=alt.X("step:Q", title=title, axis=alt.Axis(tickCount=5, grid=False)).scale(nice=False),
-            y=alt.Y("value:Q", title=_AXES[name], axis=axis_of(tickCount=5)).scale(zero=name == "rank"),
+            y=alt.Y("value:Q", title=_AXES[name], axis=axis_of(tickCount=5), scale=scales[name]),
             color=key.colour(curves, lines=True),
             strokeDash=key.dash(curves),
             opacity=pick.opacity,

@@ -98,8 +98,8 @@ def _chart(sizes: Mapping[str, Sizes], key: Key) -> dict[str, Any]:
         .mark_bar()
         .encode(
             x=alt.X("size:Q", title=unit.of("saved for backward"), axis=alt.Axis(tickCount=5)),
-            y=alt.Y("site:N", sort=names, axis=axis).scale(domain=names, paddingInner=0.25, paddingOuter=0.1),
-            yOffset=alt.YOffset("arm:N", sort=arms).scale(domain=arms),
+            y=alt.Y("site:N", axis=axis).scale(domain=names, paddingInner=0.25, paddingOuter=0.1),
+            yOffset=alt.YOffset("arm:N").scale(domain=arms),
             color=key.colour(sizes),
             opacity=pick.opacity,
             tooltip=[

@@ -22,14 +22,18 @@ FONT_SIZE = 7
 
 TITLE_SIZE = 7.5
 
-LIGHT_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8000")
-"""Okabe and Ito's colours; their yellow, which is hardly seen on white, is darkened."""
+LIGHT_COLOURS = ("#000000", "#0D2F7A", "#B80000", "#1A705F", "#F756B0", "#CA8700", "#0799F7", "#79814C")
+"""Colours that are told apart with normal and with colour-blind eyes, and have a contrast of 3 to white.
 
-DARK_COLOURS = ("#FFFFFF", "#4BA6E8", "#E8743B", "#00B585", "#D98BB6", "#E69F00", "#8CD0F5", "#F0E442")
-"""The same in the same order, light enough for a dark background."""
+Any two are at least 20 apart (CIELAB, Machado's simulations of the three kinds of colour blindness), and at least 17 of
+those for a dark background.
+"""
+
+DARK_COLOURS = ("#FFFFFF", "#3C7FE0", "#D9502F", "#3FDB94", "#A8749F", "#D08A06", "#A5C8FB", "#FBD920")
+"""Their like in the same order, with a contrast of 3 to a dark background."""
 
 
-def _config(ink: str, soft: str, grid: str, background: str | None, colours: Sequence[str]) -> dict[str, Any]:
+def _config(ink: str, soft: str, grid: str, background: str, colours: Sequence[str]) -> dict[str, Any]:
     labels = {"labelFontSize": FONT_SIZE, "titleFontSize": TITLE_SIZE, "labelColor": ink, "titleColor": ink}
     # A second weight is a second font, and files with two of them are not the same twice: the renderer orders fonts by
     # chance.
@@ -71,12 +75,11 @@ def _config(ink: str, soft: str, grid: str, background: str | None, colours: Seq
         "title": {"color": ink, "fontSize": TITLE_SIZE, "fontWeight": "normal", "offset": 4},
         "text": {"color": ink, "fontSize": FONT_SIZE},
         "rule": {"color": soft, "strokeWidth": 0.8},
-        "tick": {"color": ink},
+        "tick": {"color": ink, "opacity": 1},
         "point": {"opacity": 1},
         "style": {
             "ring": {"color": ink, "strokeWidth": 0.7, "size": 110, "shape": "circle", "filled": False},
-            "bound": {"stroke": soft, "strokeWidth": 0.8},
-            "margin": {"stroke": ink, "strokeDash": [3, 2]},
+            "margin": {"color": ink, "strokeDash": [3, 2]},
         },
         "range": {"category": list(colours)},
     }
@@ -85,7 +88,7 @@ def _config(ink: str, soft: str, grid: str, background: str | None, colours: Seq
 LIGHT_CONFIG = _config("#1A1A1A", "#666666", "#E3E3E3", "white", LIGHT_COLOURS)
 """The ``config`` of every figure's specification."""
 
-DARK_CONFIG = _config("#E8E8E8", "#A0A0A0", "#3A3A3A", None, DARK_COLOURS)
+DARK_CONFIG = _config("#E8E8E8", "#A0A0A0", "#3A3A3A", "transparent", DARK_COLOURS)
 """The ``config`` to put in its place on a dark background, which shows through."""
 
 

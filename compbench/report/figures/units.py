@@ -11,6 +11,10 @@ from compbench.report.tables import RATES, figures, words
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 
+_HARMLESS = dict.fromkeys("\"'`", "\N{RIGHT SINGLE QUOTATION MARK}") | {"\\": "\N{SET MINUS}"}
+_LONGEST_TITLE = 40
+
+
 @dataclass(frozen=True)
 class Unit:
     """What numbers are divided by before they are shown, and what they are then in; empty where they have no unit."""
@@ -41,12 +45,21 @@ def difference_in(metric: str) -> Unit:
 
 def metric_title(metric: str) -> str:
     """The title of a metric's axis."""
-    return metric_unit(metric).of(f"held-out {words(metric)}")
+    return metric_unit(metric).of(f"held-out {in_title(metric)}")
+
+
+def in_title(metric: str) -> str:
+    """A metric in the title of an axis or a tooltip, of at most 40 characters.
+
+    Vega-Lite writes titles into expressions without escaping them: what could end a string there is replaced.
+    """
+    text = "".join(_HARMLESS.get(character, character) for character in words(metric) if character.isprintable())
+    return text if len(text) <= _LONGEST_TITLE else f"{text[: _LONGEST_TITLE - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits and no zeros behind them."""
-    text = f"{value:.{digits}g}"
+    """A number with so many significant digits and no zeros behind them; what is rounding alone is 0."""
+    text = f"{value:.{digits}g}" if abs(value) > 1e-7 else "0"
     return figures(value, digits) if "e" in text else text
 
 
