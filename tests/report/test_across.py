@@ -13,9 +13,9 @@ from compbench.errors import SettingsError
 from compbench.report.across import compare_across
 from compbench.report.across_tables import FORMATS, render_across
 from compbench.suite.cell import PluginReference
+from tests.report.formats.test_hypertext import Page
 from tests.report.made_up import cell, outcome, result, scores
 from tests.report.test_findings import HOSTILE
-from tests.report.test_tables import Html
 
 NONE = [0.8, 0.5, 0.4]
 LASER = [0.4, 0.5, 0.3]
@@ -261,7 +261,7 @@ def test_the_same_results_give_the_same_bytes():
 def test_names_are_harmless_in_html_and_in_sentences():
     results = scores("none", NONE, HOSTILE) + scores(HOSTILE, LASER, HOSTILE)
     made = suite("made_up", results)
-    page = Html(render_across(compare_across([made]), "html"))
+    page = Page(render_across(compare_across([made]), "html"))
     assert any("<script>" in text for row in page.rows for text in row)  # as text, in its cell
     for sentence in compare_across([made]).sentences:
         assert sentence.isprintable()

@@ -151,9 +151,7 @@ def _tables(outcome: Outcome) -> Mapping[str, Any]:
             for number, found in enumerate(evidence, start=1)
         ],
         "ratios": sortable("ratios", TIMES_TITLE, ratios) if ratios else None,
-        "phases": sortable("phases", "Where the time of a step goes", replace(times, sentences=new))
-        if phases
-        else None,
+        "phases": sortable("phases", "Where the time goes", replace(times, sentences=new)) if phases else None,
     }
 
 

@@ -110,10 +110,9 @@ def _media(*, dark):
 
 
 def drawn_figures(driver, scheme="light"):
-    """All figures, once they are drawn in that scheme: each is when it comes near."""
+    """All figures, once they are drawn in that scheme."""
     figures = driver.find_elements(By.TAG_NAME, "figure")
     for figure in figures:
-        driver.execute_script("arguments[0].scrollIntoView()", figure)
         ends = (figure.get_attribute, "data-drawn", "data-undrawn")
         WebDriverWait(driver, 30).until(lambda d, of=ends: of[0](of[1]) == scheme or of[0](of[2]))
         assert figure.get_attribute("data-undrawn") is None

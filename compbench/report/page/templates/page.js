@@ -198,14 +198,21 @@
     const scheme = matchMedia("(prefers-color-scheme: dark)");
     const elements = [...document.querySelectorAll("figure")].filter((element) => element.querySelector(".specification"));
     const figures = new Map(elements.map((element) => [element, new Figure(element, scheme, JSON.parse(dark.textContent))]));
-    // A figure takes a moment to draw: each is drawn when the reader comes near it.
+    // A figure takes a moment to draw: first come those that the reader is near, the others when there is nothing to do.
+    const waiting = new Set(elements);
+    const draw = (element) => (waiting.delete(element) ? figures.get(element).draw() : null);
     const near = new IntersectionObserver((entries) => {
-      for (const {target} of entries.filter((entry) => entry.isIntersecting)) {
-        near.unobserve(target);
-        figures.get(target).draw();
-      }
+      for (const {target} of entries.filter((entry) => entry.isIntersecting)) draw(target);
     }, {rootMargin: "500px"});
     for (const element of elements) near.observe(element);
+    const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 100));
+    const drawNext = async () => {
+      const [next] = waiting;
+      if (!next) return;
+      await draw(next);
+      whenIdle(drawNext);
+    };
+    whenIdle(drawNext);
     scheme.addEventListener("change", () => {
       for (const figure of figures.values()) if (figure.view) figure.draw();
     });
