@@ -120,27 +120,34 @@
       this.scheme = scheme;
       this.darkConfig = darkConfig;
       this.view = null;
+      this.drawing = Promise.resolve();
       for (const button of element.querySelectorAll("[data-saves]")) {
         button.addEventListener("click", () => this.save(button.dataset.saves));
       }
     }
 
-    async draw() {
+    /** One drawing after the other: when the colours change meanwhile, the last one has them right. */
+    draw() {
+      this.drawing = this.drawing.then(() => this.drawNow());
+      return this.drawing;
+    }
+
+    async drawNow() {
       const config = this.scheme.matches ? this.darkConfig : this.specification.config;
-      if (this.view) this.view.finalize();
       this.element.dataset.drawn = "";
       try {
+        this.view?.finalize();
         this.view = await viewOf({...this.specification, config}, this.live, "svg");
+        const paper = await this.paper();
+        this.element.querySelector(".drawn").innerHTML = await paper.toSVG(); // for print, with this machine's fonts
       } catch (error) {
         this.element.dataset.undrawn = String(error); // the drawing stays in its place
         return;
       }
-      const paper = await this.paper();
-      this.element.querySelector(".drawn").innerHTML = await paper.toSVG(); // for print, with this machine's fonts
       this.element.querySelector(".drawn").hidden = true;
       this.element.querySelector(".controls").hidden = false;
       this.live.hidden = false;
-      this.element.dataset.drawn = this.scheme.matches ? "dark" : "light";
+      this.element.dataset.drawn = config === this.darkConfig ? "dark" : "light";
     }
 
     /** As it is for paper: on white, whatever the page's colours are and whichever arm is picked. */
@@ -205,7 +212,7 @@
       for (const {target} of entries.filter((entry) => entry.isIntersecting)) draw(target);
     }, {rootMargin: "500px"});
     for (const element of elements) near.observe(element);
-    const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 100));
+    const whenIdle = (work) => (window.requestIdleCallback ? requestIdleCallback(work, {timeout: 500}) : setTimeout(work, 100));
     const drawNext = async () => {
       const [next] = waiting;
       if (!next) return;
@@ -214,7 +221,7 @@
     };
     whenIdle(drawNext);
     scheme.addEventListener("change", () => {
-      for (const figure of figures.values()) if (figure.view) figure.draw();
+      for (const element of elements) if (!waiting.has(element)) figures.get(element).draw();
     });
   }
 })();
