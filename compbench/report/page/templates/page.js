@@ -3,6 +3,8 @@
 // The page is whole without this script: it sorts and chooses rows, unfolds cells, and draws the figures anew so that
 // they can be pointed at. What it shows it only ever sets as text.
 (() => {
+  const DARK = "(prefers-color-scheme: dark)";
+  const inTheDark = () => matchMedia(DARK).matches;
   const collator = new Intl.Collator("en", {numeric: true});
 
   /** A table of the page, whose records are its rows, or its bodies where a record has several rows. */
@@ -113,11 +115,10 @@
 
   /** A figure that is drawn from its data, in the colours of the page, in the place of the drawing. */
   class Figure {
-    constructor(element, scheme, darkConfig) {
+    constructor(element, darkConfig) {
       this.element = element;
       this.live = element.querySelector(".live");
       this.specification = JSON.parse(element.querySelector(".specification").textContent);
-      this.scheme = scheme;
       this.darkConfig = darkConfig;
       this.view = null;
       this.drawing = Promise.resolve();
@@ -133,7 +134,7 @@
     }
 
     async drawNow() {
-      const config = this.scheme.matches ? this.darkConfig : this.specification.config;
+      const config = inTheDark() ? this.darkConfig : this.specification.config;
       this.element.dataset.drawn = "";
       try {
         this.view?.finalize();
@@ -202,9 +203,8 @@
 
   const dark = document.getElementById("dark-config");
   if (dark && typeof vegaEmbed === "function") {
-    const scheme = matchMedia("(prefers-color-scheme: dark)");
     const elements = [...document.querySelectorAll("figure")].filter((element) => element.querySelector(".specification"));
-    const figures = new Map(elements.map((element) => [element, new Figure(element, scheme, JSON.parse(dark.textContent))]));
+    const figures = new Map(elements.map((element) => [element, new Figure(element, JSON.parse(dark.textContent))]));
     // A figure takes a moment to draw: first come those that the reader is near, the others when there is nothing to do.
     const waiting = new Set(elements);
     const draw = (element) => (waiting.delete(element) ? figures.get(element).draw() : null);
@@ -220,6 +220,8 @@
       whenIdle(drawNext);
     };
     whenIdle(drawNext);
+    // Not the query that inTheDark reads: one that is read between a change and its event has no such event in Chromium.
+    const scheme = matchMedia(DARK);
     scheme.addEventListener("change", () => {
       for (const element of elements) if (!waiting.has(element)) figures.get(element).draw();
     });
