@@ -139,7 +139,6 @@ def _drawn(table: Table, part: Sequence[_Column], screen: Screen) -> str:
         color_system="standard" if screen.styles else None,
         no_color=not screen.colours,
         legacy_windows=False,
-        _environ={},
     )
     console.print(drawn)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
