@@ -23,10 +23,9 @@ GOOD = [0.80, 0.82, 0.84, 0.81, 0.83]
 
 
 @pytest.fixture(autouse=True)
-def _without_figures(monkeypatch, request):
-    """Figures take seconds to draw, and have tests of their own."""
-    if "figures" not in request.keywords:
-        monkeypatch.setattr(writing, "draw_figures", lambda outcome: Drawings((), ()))
+def _without_figures(monkeypatch):
+    """Figures take seconds to draw; they are in the pages of other tests, in a browser and of the command."""
+    monkeypatch.setattr(writing, "draw_figures", lambda outcome: Drawings((), ()))
 
 
 def made_up():
