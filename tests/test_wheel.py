@@ -87,3 +87,10 @@ def test_a_strategy_to_begin_with_is_written_outside_the_checkout(installed: Pat
     run(installed, tmp_path, "-m", "compbench", "new", "package", "other")
     assert "share" in run(installed, tmp_path, "-m", "compbench", "plugins", "mine")
     assert (tmp_path / "other" / "src" / "compbench_other" / "other.py").is_file()
+
+
+def test_a_page_is_written_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
+    results = ROOT / "results" / "engine_overhead"
+    printed = run(installed, tmp_path, "-m", "compbench", "report", str(results), "--output", "page.html")
+    assert printed.startswith("page.html (")
+    assert (tmp_path / "page.html").read_text().rstrip().endswith("</html>")

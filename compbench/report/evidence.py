@@ -91,7 +91,7 @@ def time_evidence(outcome: Outcome) -> Table | None:
     ]
     if any(is_reference(cell.result.cell) for cell in outcome.cells if cell.result and cell.result.time):
         sentences.append(
-            f"`{REFERENCE}` is the plain step timed against itself: how far it is from 1 is the noise of this clock."
+            f"'{REFERENCE}' is the plain step timed against itself: how far it is from 1 is the noise of this clock."
         )
     headers = ["arm", "depth", "time ratio", "90 % interval", "over"]
     return Table(headers, cells, ("arm", "over"), sentences)
@@ -101,7 +101,7 @@ def _verdict_table(outcome: Outcome, metric: str, verdicts: Sequence[Verdict]) -
     headers = ["arm", "depth", "verdict", "pairs", "dropped", "mean difference", "SD", "smallest", "90 % interval"]
     headers += ["p", "Holm p", "exact p (floor)", "not worse", "correlation"]
     sentences = [
-        f"{code(verdict.arm)} at depth {verdict.depth}, {verdict.decision}: {note}."
+        f"{verdict.arm} at depth {verdict.depth}, {verdict.decision}: {note}."
         for verdict in verdicts
         if (note := verdict_note(verdict))
     ]
@@ -119,7 +119,7 @@ def _families(outcome: Outcome, verdicts: Sequence[Verdict]) -> list[str]:
     sizes = {verdict.workload: verdict.family for verdict in verdicts if verdict.test}
     if len(sizes) < 2:
         return [f"Holm's adjustment is over {counted(size, 'comparison')}." for size in sizes.values()]
-    each = [f"{size} ({code(workload_label(outcome, workload))})" for workload, size in sizes.items()]
+    each = [f"{size} ({workload_label(outcome, workload)})" for workload, size in sizes.items()]
     return [f"Holm's adjustment is over the comparisons of each workload: {', '.join(each)}."]
 
 

@@ -1,5 +1,8 @@
 """``compbench report`` as its user sees it."""
 
+import os
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -62,3 +65,17 @@ def test_a_record_that_cannot_be_used_is_told_beside_the_page(compbench, tmp_pat
     status, _, err = compbench("results/made_up")
     assert status == 0
     assert err.startswith("warning: ")
+
+
+def test_another_process_in_another_folder_writes_the_same_bytes(compbench, tmp_path):
+    """With figures, and whatever order sets have there."""
+    made = outcome([result(arm, depth, seed) for arm in ("none", "laser") for depth in (4, 8) for seed in (0, 1)])
+    folder, _ = write(tmp_path / "here", made)
+    assert compbench(folder)[0] == 0
+    assert "<figure" in (folder / "report.html").read_text()
+    moved = tmp_path / "there" / "made_up"
+    shutil.copytree(folder, moved, ignore=shutil.ignore_patterns("report.html"))
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "compbench", "report", moved]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=120)
+    assert (moved / "report.html").read_bytes() == (folder / "report.html").read_bytes()

@@ -131,7 +131,7 @@ def test_verdicts_come_with_their_numbers_and_the_seeds_that_would_settle_them()
     assert [line.split()[1] for line in section.splitlines() if line.startswith("| ")] == ["arm", "laser", "int8"]
     assert "| 3/5 |" in re.sub(r" +", " ", row)
     assert "(0.0312)" in row  # one in 2 ** 5
-    assert re.search(r"- `laser` at depth 4, inconclusive: \d+ seeds would settle it with a probability of 80 %", page)
+    assert re.search(r"- laser at depth 4, inconclusive: \d+ seeds would settle it with a probability of 80 %", page)
     assert "- Holm's adjustment is over 1 comparison." in page
 
 
@@ -179,7 +179,7 @@ def test_each_workloads_family_is_named_with_its_size():
         for arm, values in [("none", GOOD), *((arm, [0.80, 0.83, 0.82, 0.83, 0.81]) for arm in arms)]:
             results += scores(arm, values, variant={"hidden": hidden}, workload=workload)
     page = readme(outcome(results, margins={"solved": 0.01}))
-    assert "over the comparisons of each workload: 1 (`hidden=64`), 2 (`hidden=128`)." in page
+    assert "over the comparisons of each workload: 1 (hidden=64), 2 (hidden=128)." in page
 
 
 def test_a_metric_of_which_less_is_better_is_told_to_be():

@@ -110,10 +110,9 @@ def _media(*, dark):
 
 
 def drawn_figures(driver, scheme="light"):
-    """All figures, once they are drawn in that scheme: each is when it comes near."""
+    """All figures, once they are drawn in that scheme."""
     figures = driver.find_elements(By.TAG_NAME, "figure")
     for figure in figures:
-        driver.execute_script("arguments[0].scrollIntoView()", figure)
         ends = (figure.get_attribute, "data-drawn", "data-undrawn")
         WebDriverWait(driver, 30).until(lambda d, of=ends: of[0](of[1]) == scheme or of[0](of[2]))
         assert figure.get_attribute("data-undrawn") is None
@@ -435,6 +434,15 @@ def test_figures_are_drawn_anew_and_tell_their_numbers(opened):
         lambda d: next((t for t in d.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible") if t.text), None)
     )
     assert "arm" in tip.text
+
+
+def test_figures_have_the_colours_of_the_page_though_these_change_while_they_are_drawn(opened):
+    for dark in (True, False, True):
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": _media(dark=dark)})
+        opened.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")  # it is noticed
+    for figure in drawn_figures(opened, "dark"):
+        labels = figure.find_elements(By.CSS_SELECTOR, ".live .role-axis-label text")
+        assert {label.get_attribute("fill").upper() for label in labels} == {"#E8E8E8"}
 
 
 def test_figures_and_numbers_are_saved(opened, page):

@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from compbench.report.page.embedding import content_security_policy, json_for_script, script_for_element
@@ -25,6 +25,7 @@ JSON = st.recursive(
 
 @settings(max_examples=60, deadline=None)
 @given(JSON)
+@example({"</script><!--": ["<script>", "&lt;", "\u2028"]})
 def test_data_come_back_out_of_the_page_as_they_were(data):
     text = json_for_script(data)
     assert text.isascii()

@@ -22,6 +22,11 @@ def test_one_arm_is_one_and_without_margins_what_is_measured_is_named():
     )
 
 
+def test_one_arm_is_asked_whether_it_loses():
+    asked = question(outcome([result("none"), result("laser")], margins={"solved": 0.01}))
+    assert asked.endswith("what do its steps cost in time, and does it lose less than 1 point of solved?")
+
+
 def test_an_arm_that_compresses_nothing_is_the_reference_whatever_it_is_called():
     results = [result("plain", strategy=("none",)), result("laser")]
     assert "than one under `plain` at" in question(outcome(results))
