@@ -133,6 +133,8 @@ def compbench_workloads() -> Iterable[type[Workload]]:  # type: ignore[empty-bod
 def compbench_metrics() -> Iterable[Metric]:  # type: ignore[empty-body]
     """Further metrics of any workload's output on held-out batches; means over examples land in the results.
 
+    ``better`` says which way a metric is better, for verdicts and summaries.
+
     Example::
 
         import compbench
@@ -144,13 +146,13 @@ def compbench_metrics() -> Iterable[Metric]:  # type: ignore[empty-body]
 
         @compbench.hookimpl
         def compbench_metrics():
-            return [compbench.Metric(name="output_norm", compute=output_norm)]
+            return [compbench.Metric(name="output_norm", compute=output_norm, better="lower")]
     """
 
 
 @hookspec
 def compbench_reporters() -> Iterable[Reporter]:  # type: ignore[empty-body]
-    r"""Further formats for ``compbench table --format NAME``.
+    r"""Further formats for ``--format NAME`` of ``compbench table`` and ``compbench compare``.
 
     Example::
 

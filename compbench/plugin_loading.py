@@ -26,7 +26,7 @@ import pluggy
 from compbench import hookspecs
 from compbench.compressor import Compressor
 from compbench.errors import PluginError, one_line, unknown
-from compbench.records import Metric, Observer, Reporter
+from compbench.records import BETTER, Metric, Observer, Reporter
 from compbench.sources import file_hash, source_hash
 from compbench.workloads.base import Workload
 
@@ -309,6 +309,8 @@ def _check_record(hook: str, base: type[Any], record: object) -> None:
         function = record_function(record)
         if not callable(function):
             raise PluginError(f"{base.__name__} '{name}' has {function!r} where a function belongs")
+        if isinstance(record, Metric) and record.better not in (None, *BETTER):
+            raise PluginError(f"Metric '{name}' has better={record.better!r} (allowed: {', '.join(BETTER)} or None)")
 
 
 def record_function(record: Metric | Reporter | Observer) -> Callable[..., Any]:

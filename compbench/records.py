@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor
 
 if TYPE_CHECKING:
     from compbench.workloads.base import Workload
+
+Better = Literal["higher", "lower"]
+"""Which way a metric is better."""
+
+BETTER: tuple[Better, ...] = get_args(Better)
 
 Batch = dict[str, Tensor]
 """Tensors that share their first dimension, one row an example."""
@@ -17,10 +22,14 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of merit of any workload: ``compute(workload, output, batch)`` gives one value an example, ``(B,)``."""
+    """A figure of merit of any workload: ``compute(workload, output, batch)`` gives one value an example, ``(B,)``.
+
+    ``better`` says which way it is better. Left at None, it is the higher the better unless a suite says otherwise.
+    """
 
     name: str
     compute: Callable[[Workload, Any, Batch], Tensor]
+    better: Better | None = None
 
 
 @dataclass(frozen=True)

@@ -125,3 +125,13 @@ def test_the_commands_of_the_guide_succeed_one_after_the_other(tmp_path: Path) -
     assert (tmp_path / "empty" / "columns" / "pyproject.toml").is_file()
     (table,) = (tmp_path / "empty" / "my_project" / "results").glob("my_suite/*.md")
     assert "half_the_columns" in table.read_text()
+
+
+@pytest.mark.parametrize("place", range(len(blocks(ROOT / "docs" / "tables.md", "console"))))
+def test_the_page_of_tables_shows_what_its_commands_print(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    command, *shown = blocks(ROOT / "docs" / "tables.md", "console")[place].splitlines()
+    assert command.startswith("$ compbench ")
+    printed = CliRunner().invoke(app, command.split()[2:])
+    assert printed.exit_code == 0
+    assert shown == printed.stdout.splitlines()

@@ -180,6 +180,11 @@ BROKEN = {
         "def compbench_metrics():\n    return [compbench.Metric('norm', compute=3)]\n",
         "Metric 'norm' has 3 where a function belongs",
     ),
+    "metric_without_direction": (
+        "import compbench\n@compbench.hookimpl\n"
+        "def compbench_metrics():\n    return [compbench.Metric('norm', compute=len, better='less')]\n",
+        "Metric 'norm' has better='less' (allowed: higher, lower or None)",
+    ),
     "wrong_reporter": (
         "import compbench\n@compbench.hookimpl\ndef compbench_reporters():\n    return ['csv']\n",
         "(allowed: compbench.Reporter records)",

@@ -6,16 +6,23 @@ from typing import Annotated
 
 import typer
 
+from compbench.cli.across_command import HELP as ACROSS_HELP
+from compbench.cli.across_command import across
 from compbench.cli.check_command import HELP as CHECK_HELP
 from compbench.cli.check_command import check
+from compbench.cli.compare_command import HELP as COMPARE_HELP
+from compbench.cli.compare_command import compare_results
 from compbench.cli.explain_command import HELP as EXPLAIN_HELP
 from compbench.cli.explain_command import explain
+from compbench.cli.figures_command import figures
 from compbench.cli.merge_command import HELP as MERGE_HELP
 from compbench.cli.merge_command import merge
 from compbench.cli.new_command import new
 from compbench.cli.plugins_command import plugins
 from compbench.cli.publish_command import HELP as PUBLISH_HELP
 from compbench.cli.publish_command import publish
+from compbench.cli.report_command import HELP as REPORT_HELP
+from compbench.cli.report_command import report
 from compbench.cli.run_command import HELP as RUN_HELP
 from compbench.cli.run_command import run
 from compbench.cli.sites_command import HELP as SITES_HELP
@@ -40,6 +47,10 @@ Examples:
   compbench trace quick --only arm=laser       where the time of its step goes, operator by operator
   compbench explain quick                      which of its results are up to date, and why others are not
   compbench table results/quick --format github
+  compbench report results/quick               one page: findings, tables, figures, every cell and its log
+  compbench figures results/quick --format pdf its figures, for a paper
+  compbench compare results/trm_depth:laser :int8       one arm against another, or one folder against another
+  compbench across results/trm_depth           all its depths in one table; several suites, too
   compbench merge a/quick b/quick --into all/quick     one store of what several machines ran
   compbench publish results/quick published/quick      a folder that can be read, cited, checked and made again
   compbench plugins                            which strategies and workloads there are
@@ -63,6 +74,10 @@ app.command(help=SITES_HELP)(sites)
 app.command(help=TRACE_HELP)(trace)
 app.command(help=EXPLAIN_HELP)(explain)
 app.command(help=TABLE_HELP)(table)
+app.command(help=REPORT_HELP)(report)
+app.command()(figures)
+app.command("compare", help=COMPARE_HELP)(compare_results)
+app.command(help=ACROSS_HELP)(across)
 app.command(help=MERGE_HELP)(merge)
 app.command(help=PUBLISH_HELP)(publish)
 app.command()(plugins)

@@ -8,23 +8,18 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-from tabulate import tabulate
 
+from compbench.cli.printing import formatted, show
 from compbench.errors import SettingsError, unknown
 from compbench.fields import describe_fields
 from compbench.plugin_loading import RECORDS, Registered, record_function
 from compbench.registry import Registry, default_plugins_dir
-from compbench.report.tables import NOT_AVAILABLE, Table, as_text
-
-Layout = Literal["simple", "github"]
-"""How the table of all strategies can be written."""
+from compbench.report.formats import FORMATS, TERMINAL, Table
+from compbench.report.wording import NOT_AVAILABLE
 
 COLUMNS = ("name", "what it does", "keeps", "error", "source")
 """The columns of the table of all strategies."""
@@ -40,8 +35,13 @@ def plugins(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     layout: Annotated[
-        Layout | None,
-        typer.Option("--format", help="Print one table of all strategies: what each keeps, its error and its source."),
+        str | None,
+        typer.Option(
+            "--format",
+            help="Print one table of all strategies: what each keeps, its error and its source. One of "
+            f"{', '.join(FORMATS)}.",
+            metavar="FORMAT",
+        ),
     ] = None,
     plugins_dir: Annotated[
         Path | None, typer.Option(help="Folder with the project's own plugins (default: ./plugins, if there is one).")
@@ -55,6 +55,8 @@ def plugins(
     if layout and (name or as_json):
         beside = f"'{name}'" if name else "--json"
         raise SettingsError(f"--format beside {beside} (allowed: by itself, since it is of all strategies)")
+    if layout and layout not in FORMATS:
+        raise SettingsError(f"--format: {unknown('format', layout, FORMATS)}")
     registry = Registry.load(plugins_dir or default_plugins_dir())
     if layout:
         _print_strategies(registry, layout)
@@ -202,13 +204,13 @@ def _background(registered: Registered) -> str:
     return inspect.cleandoc(getattr(module, "__doc__", None) or "")
 
 
-def _print_strategies(registry: Registry, layout: Layout) -> None:
+def _print_strategies(registry: Registry, layout: str) -> None:
     rows = strategies(registry)
-    if layout == "simple":
-        _print_table(COLUMNS, rows)
-    else:
+    plain = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    if layout != TERMINAL:
         rows = [(f"`{name}`", *others) for name, *others in rows]
-        typer.echo(as_text(Table(COLUMNS, rows, words=COLUMNS), layout), nl=False)
+    table = Table(COLUMNS, rows, words=COLUMNS, caption="strategies", code=True, records=plain)
+    show(formatted(table, layout))
     for reason in (*registry.conflicts, *(f"{plugin} is broken: {plugin.reason}" for plugin in registry.broken)):
         typer.echo(f"left out: {reason}", err=True)
 
@@ -237,12 +239,4 @@ def _print_description(description: dict[str, Any]) -> None:
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table that fits the terminal, or plain columns where the output goes elsewhere."""
-    console = Console()
-    if not console.is_terminal:
-        typer.echo(tabulate(rows, headers=columns, tablefmt="simple", disable_numparse=True))
-        return
-    table = RichTable(*columns)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # as Text, since brackets in summaries are no markup
-    console.print(table)
+    show(formatted(Table(columns, rows, words=columns), TERMINAL))

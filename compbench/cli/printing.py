@@ -46,7 +46,7 @@ def show(text: str, output: Path | None = None) -> None:
             raise StoreError(f"can't write {output}: {error.strerror or error}") from error
         return
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
+    print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
 
 
 def formatted(table: Table, layout: str, output: Path | None = None, plugins_dir: Path | None = None) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from compbench.cli.printing import screen, show, warn
 from compbench.errors import SettingsError
 from compbench.registry import Registry, default_plugins_dir
 from compbench.report.summary import write_results
@@ -144,7 +144,9 @@ def run(
     if timeout is not None and not timeout > 0:
         raise SettingsError(f"--timeout {timeout:g} (allowed: seconds > 0)")
     registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
-    loaded = load_suite(suite, registry, device, elsewhere=executor != "local")
+    local = executor == "local"
+    # A workload may need what only the cluster's machines have; it is asked for its metrics where its cells run.
+    loaded = load_suite(suite, registry, device, elsewhere=not local, check_metrics=local)
     if timeout is not None:
         loaded = dataclasses.replace(loaded, timeout_seconds=timeout)
     if memory_limit is not None:
@@ -163,7 +165,7 @@ def run(
         skip=not no_skip,
         command=command_line(suite, jobs, only or (), plugins_dir, device, timeout, memory_limit, no_skip),
     )
-    runner = SuiteRunner(loaded, registry, options, make_progress, _warn)
+    runner = SuiteRunner(loaded, registry, options, make_progress, warn)
     if dry_run:
         _print_preview(*runner.preview())
         raise typer.Exit
@@ -225,12 +227,12 @@ def _conclude(outcome: RunOutcome, suite: str, registry: Registry) -> None:
         print(f"{suite}: nothing to do, all {len(outcome.selected)} cells are in {outcome.directory}")
     if outcome.results:
         print()
-        print(write_results(outcome.directory, _warn).rstrip("\n"), flush=True)
+        show(write_results(outcome.directory, warn, screen()))
     _print_leftovers(outcome)
     _print_failures(outcome)
     problems = registry.observe("compbench_suite_finished", directory=str(outcome.directory), statuses=outcome.statuses)
     for problem in problems:
-        _warn(problem)
+        warn(problem)
 
 
 def _print_leftovers(outcome: RunOutcome) -> None:
@@ -276,7 +278,3 @@ def _memory_limit(given: str) -> int:
     except ValueError as error:
         raise SettingsError(f"--memory-limit {given}: {error}") from error
     return size
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -46,15 +46,22 @@ def check_axes(names: Sequence[str], axes: Mapping[str, Axes], option: str) -> N
             raise SettingsError(f"{option}: axis '{name}' is given twice")
 
 
-def grouped(outcome: Outcome, by: Sequence[str]) -> list[tuple[Axes, tuple[PlannedCell, ...]]]:
+def grouped(
+    outcome: Outcome, by: Sequence[str], cells: Sequence[PlannedCell]
+) -> list[tuple[Axes, tuple[PlannedCell, ...]]]:
     """The cells of each combination of values: arms in the suite's order, numbers ascending, others as they occur.
 
     Cells of which an axis is not known, since nothing of their kind has been run, are in none.
+
+    Args:
+        outcome: the suite's results.
+        by: the axes.
+        cells: those of the suite's cells that are grouped.
     """
     axes = cell_axes(outcome)
     groups: dict[tuple[str, ...], list[PlannedCell]] = {}
     values: dict[str, dict[str, Any]] = {name: {} for name in by}
-    for cell in outcome.cells:
+    for cell in cells:
         found = axes[cell.key]
         if cell.result is None and "workload" not in found and not set(by) <= set(OWN):
             continue
@@ -78,13 +85,7 @@ def _axes(cell: PlannedCell, sibling: Cell | None) -> Axes:
     known = cell.result.cell if cell.result else sibling
     if known is None:
         return {"arm": cell.arm, "depth": cell.depth, "seed": cell.seed}
-    return {
-        "arm": known.arm,
-        "depth": cell.depth,
-        "seed": cell.seed,
-        **known.variant,
-        **{name: value for name, value in _settings(known).items() if name not in known.variant},
-    }
+    return {**_settings(known), **known.variant, "arm": known.arm, "depth": cell.depth, "seed": cell.seed}
 
 
 def _settings(cell: Cell) -> dict[str, Any]:

@@ -14,15 +14,19 @@ from compbench.run.result import CellResult
 
 SENTENCE = (
     "bold: the best at the same depth and settings; equal figures share it, and chance has a part in it. "
-    f"'{REFERENCE}' does not compete where steps are compared with its own, and rows with failed cells do nowhere."
+    f"'{REFERENCE}' does not compete where steps are compared with its own, nor does a row with failed cells anywhere."
 )
+
+_MOST_TOGETHER = 3
+"""Rows that may share the best even if they are most of all."""
 
 
 def best_places(rows: Sequence[Row], columns: Sequence[Column]) -> set[Place]:
     """The places of the best figures, by row and column.
 
     Rows compete if their cells had the same to do, whatever the strategy: the same depths, workloads, trainings and
-    devices. What is shown alike is alike. Where all are, or where there is one row alone, none is best.
+    devices. What is shown alike is alike. Where all are, where most of many are, or where there is one row alone, none
+    is best: it would stand out from nothing.
     """
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
@@ -50,7 +54,8 @@ def _best(rows: Sequence[tuple[int, Row]], column: Column) -> list[int]:
     choose = min if column.better == "less" else max
     _, winner, _ = choose(ranked, key=lambda entry: entry[2])
     found = [place for place, row, _ in ranked if column.centre(row) == column.centre(winner)]
-    return found if len(found) < len(ranked) else []
+    crowd = len(found) > _MOST_TOGETHER and len(found) > len(ranked) / 2
+    return found if len(found) < len(ranked) and not crowd else []
 
 
 def is_reference_row(row: Row) -> bool:

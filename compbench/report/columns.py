@@ -9,15 +9,15 @@ from typing import Any, Literal
 from compbench.errors import SettingsError, nearest
 from compbench.report.axes import shown
 from compbench.report.outcome import PlannedCell
-from compbench.report.quantities import MOMENTS, QUANTITIES, STATISTIC, Better, Quantity, Unit
-from compbench.report.rows import Row, figure, metric_names, ok_results
+from compbench.report.quantities import MOMENTS, QUANTITIES, Better, Quantity, Unit
+from compbench.report.rows import Row, figure, metric_names, statistic_names
 from compbench.report.verdicts import Decision, Verdict
 from compbench.report.wording import NOT_AVAILABLE, cosine, figures, fixed, is_there, unit_of_bytes, words
 
 Spread = Literal["sd", "interval"]
 """What stands beside the mean of a metric: the standard deviation over seeds, or the 95 % t interval of the mean."""
 
-PLAIN = ("status", "seeds", "cells", "peak_phase")
+_OTHERS = ("status", "seeds", "cells", "peak_phase")
 """Columns that are neither axes nor figures."""
 
 VERDICT = "_verdict"
@@ -86,18 +86,17 @@ class Catalogue:
         self._spread: Spread = spread
         self._metrics = metric_names(rows)
         self._judged = [*verdicts]
-        found = {name for row in rows for result in ok_results(row.cells) for name in result.statistics}
-        self._statistics = sorted(found)
+        self._statistics = statistic_names(rows)
         self._decisions = {
             (verdict.metric, verdict.arm, verdict.depth): verdict for found in verdicts.values() for verdict in found
         }
         self.names = [
             *by,
-            *PLAIN,
+            *_OTHERS,
             *QUANTITIES,
-            *(name for name in self._metrics if name not in QUANTITIES),
+            *self._metrics,
             *(name + VERDICT for name in self._judged),
-            *(STATISTIC + name for name in self._statistics),
+            *self._statistics,
         ]
         self.divisor, self.unit = 1.0, "B"
 
@@ -127,8 +126,8 @@ class Catalogue:
         Raises:
             SettingsError: there is none.
         """
-        if name not in self.names and (self._figure(name)[0] is None or name.startswith(STATISTIC)):
-            figure_names = [n for n in self.names if n not in (*self._by, *PLAIN) and not n.endswith(VERDICT)]
+        if name not in self.names and self._figure(name)[0] is None:
+            figure_names = [n for n in self.names if n not in (*self._by, *_OTHERS) and not n.endswith(VERDICT)]
             near = nearest(name, [*self.names, *(f"{n}_{moment}" for n in figure_names for moment in MOMENTS)])
             raise SettingsError(
                 f"{option}: unknown column '{name}'{near} (allowed: {', '.join(self.names)}; of a figure also "
@@ -140,7 +139,7 @@ class Catalogue:
         if name in self._by:
             of_words = any(isinstance(row.axes[name], str) for row in self._rows)
             return _plain(name, lambda row: shown(row.axes[name]), lambda row: row.axes[name], of_words)
-        if name in PLAIN:
+        if name in _OTHERS:
             of_words = name not in ("seeds", "cells")
             return _plain(name, lambda row: shown(row.value(name)), lambda row: row.value(name), of_words)
         quantity, moment = self._figure(name)
@@ -159,9 +158,9 @@ class Catalogue:
         return found.decision if found and alike else None
 
     def _figure(self, name: str) -> tuple[Quantity | None, str]:
-        if name in self._by or name in PLAIN:
+        if name in self._by or name in _OTHERS:
             return None, ""
-        return figure(name, self._metrics, self._judged)
+        return figure(name, self._metrics, self._statistics, self._judged)
 
     def _of_figure(self, name: str, quantity: Quantity, moment: str) -> Column:
         def text(row: Row) -> str:
@@ -202,13 +201,18 @@ class Catalogue:
 
     def header(self, quantity: Quantity, moment: str) -> str:
         """What stands over a figure: its name, and its unit."""
-        suffix = {"bytes": f" {self.unit}", "operations": " GFLOP"}.get(quantity.unit, _SUFFIXES.get(quantity.unit, ""))
-        of = f" {_MOMENTS.get(moment, moment)}" if moment else ""
-        return f"{quantity.title}{of}{suffix}"
+        return heading(quantity, self.unit, moment)
 
     def shown(self, quantity: Quantity, value: float | None) -> str:
         """A figure in its unit."""
         return in_unit(quantity.unit, value, self.divisor)
+
+
+def heading(quantity: Quantity, unit: str, moment: str = "") -> str:
+    """The name of a figure with its unit, which is the given one where it is a size."""
+    suffix = {"bytes": f" {unit}", "operations": " GFLOP"}.get(quantity.unit, _SUFFIXES.get(quantity.unit, ""))
+    of = f" {_MOMENTS.get(moment, moment)}" if moment else ""
+    return f"{quantity.title}{of}{suffix}"
 
 
 def in_unit(unit: Unit, value: float | None, divisor: float = 1.0) -> str:

@@ -125,7 +125,7 @@ def grouping_legend(rows: Sequence[Row], axes: Mapping[str, Axes], varied: Seque
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         for axis in varied:
-            values = dict.fromkeys(shown(axes[cell.key].get(axis)) for cell in row.cells)
+            values = dict.fromkeys(shown(axes[cell.key].get(axis)) for cell in row.cells if cell.result)
             if len(values) > 1:
                 found.setdefault(axis, {}).update(values)
     if not found:
@@ -159,13 +159,15 @@ def _memory(names: set[str], size: str) -> list[str]:
 
 def _others(columns: Sequence[Column]) -> list[str]:
     """What figures are that no other sentence tells of, and their moments."""
-    sentences = []
+    usual = {column.quantity.name for column in columns if column.quantity and not column.moment}
+    told: dict[str, str] = {}
     for column in columns:
-        quantity = column.quantity
-        if quantity and not column.moment:
-            sentences.append(f"{quantity.title}: {quantity.meaning}. {_CENTRES[quantity.centre]}")
+        if quantity := column.quantity:
+            centre = f" {_CENTRES[quantity.centre]}" if quantity.name in usual else ""
+            told.setdefault(quantity.name, f"{quantity.title}: {quantity.meaning}.{centre}")
+    sentences = list(told.values())
     moments = {column.moment for column in columns if column.moment}
-    told = [
+    clauses = [
         clause
         for names, clause in (
             (("sd",), "SD: standard deviation over seeds"),
@@ -175,7 +177,7 @@ def _others(columns: Sequence[Column]) -> list[str]:
         )
         if moments & set(names)
     ]
-    return [*sentences, *([f"{'; '.join(told)}."] if told else [])]
+    return [*sentences, *([f"{'; '.join(clauses)}."] if clauses else [])]
 
 
 def _few(values: Sequence[str]) -> str:

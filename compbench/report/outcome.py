@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +48,7 @@ class Outcome:
         command: the command line that made the results.
         results: records by key; records of cells that are not planned (any more) are passed over.
         machines: descriptions by hash.
+        lower_is_better: the metrics of which less is better; of all others more is.
         merged: of which stores these results were joined, if they were. Where it leaves times out, no record has any.
     """
 
@@ -58,6 +59,7 @@ class Outcome:
     command: str
     results: Mapping[str, CellResult]
     machines: Mapping[str, Machine] = field(default_factory=dict)
+    lower_is_better: Collection[str] = ()
     merged: MergeRecord | None = None
 
     @cached_property
@@ -102,7 +104,17 @@ def read_outcome(directory: Path, warn: Warn = LOGGER.warning) -> Outcome:
     merged = store.merged()
     if merged is not None and merged.times == "left out":
         results = {key: result.model_copy(update={"time": None}) for key, result in results.items()}
-    return Outcome(suite.name, suite.description, suite.margins, suite.keys, suite.command, results, machines, merged)
+    return Outcome(
+        name=suite.name,
+        description=suite.description,
+        margins=suite.margins,
+        keys=suite.keys,
+        command=suite.command,
+        results=results,
+        machines=machines,
+        lower_is_better=suite.lower_is_better,
+        merged=merged,
+    )
 
 
 def _parts(key: str) -> tuple[str, int, int]:

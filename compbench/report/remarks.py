@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from compbench.report.outcome import Outcome
-from compbench.report.rows import Row, ok_results
+from compbench.report.quantities import Kind
+from compbench.report.rows import Row, metric_names, ok_results
+from compbench.report.wording import words
 from compbench.run.machine import Machine
 from compbench.run.merged import LeftOut
 
@@ -17,16 +20,21 @@ _WOULD_KEEP = re.compile(r"would keep \d+ of \d+ bytes")
 """The reason of a site that was left raw since the strategy would keep no less there."""
 
 
-def remarks(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
+def remarks(rows: Sequence[Row], shown: Sequence[Row], kinds: Collection[Kind] | None = None) -> list[str]:
     """The remarks on the rows of a table.
 
     Args:
         rows: all rows of the suite.
         shown: those of which anything has been run.
+        kinds: of figures that the table shows; by default all of them.
     """
     found = []
     for row in shown:
-        found += [f"{row.arm} at depth {row.depth}: {text}." for text in _of_row(row)]
+        texts = [text for kind, text in _of_row(row) if kinds is None or kind in kinds]
+        found += [f"{row.arm} at depth {row.depth}: {text}." for text in texts]
+    hidden = {name for row in shown for r in ok_results(row.cells) for name in r.metrics} - set(metric_names(shown))
+    if hidden:
+        found.append(f"metrics that are not shown, since other columns have their names: {', '.join(sorted(hidden))}.")
     planned = [cell for row in shown for cell in row.cells]
     missing = sum(cell.result is None for cell in planned)
     if missing:
@@ -79,25 +87,33 @@ def _kind(machine: Machine | None) -> str:
     return f"{machine.cpu}, {machine.cores} cores{devices}"
 
 
-def _of_row(row: Row) -> list[str]:
+def _of_row(row: Row) -> list[tuple[Kind, str]]:
+    """The remarks on a row, each with the kind of figures that it bears on."""
     results = ok_results(row.cells)
     memories = [result.memory for result in results if result.memory]
-    found = []
+    found: list[tuple[Kind, str]] = []
     sizes = [memory.saved_bytes for memory in memories]
     if row.saved_bytes and max(sizes) - min(sizes) > _LARGEST_QUIET_SPREAD * row.saved_bytes:
-        found.append(f"saved bytes differ over seeds, from {min(sizes):,} to {max(sizes):,} bytes")
+        found.append(("memory", f"saved bytes differ over seeds, from {min(sizes):,} to {max(sizes):,} bytes"))
     worst = max((memory.training_peak_saved_bytes for memory in memories), default=0)
     if row.saved_bytes and worst > _LARGEST_QUIET_EXCESS * row.saved_bytes:
-        found.append(
+        told = (
             f"one step of the training held {worst:,} bytes, the saved figure is "
             f"{row.saved_bytes:,}: who runs out of memory runs out of it there"
         )
+        found.append(("memory", told))
     if memories:
-        found += _left_raw(memories[0].sites, max(result.statistics.get("rank", 0.0) for result in results))
+        rank = max(result.statistics.get("rank", 0.0) for result in results)
+        found += [("memory", text) for text in _left_raw(memories[0].sites, rank)]
+    for name in metric_names([row]):
+        wrong = sum(not math.isfinite(result.metrics.get(name, 0.0)) for result in results)
+        if wrong:
+            found.append(("quality", f"{words(name)} is no finite number in {wrong} of its {len(results)} cells"))
     disturbed = sum(result.time is not None and result.time.alone is False for result in results)
     if disturbed:
-        found.append(f"times of {disturbed} of its {len(results)} cells were taken while another cell ran beside them")
-    return found + _limits([result.statistics for result in results])
+        told = f"times of {disturbed} of its {len(results)} cells were taken while another cell ran beside them"
+        found.append(("time", told))
+    return [*found, *(("quality", text) for text in _limits([result.statistics for result in results]))]
 
 
 def _left_raw(sites: Sequence[Mapping[str, Any]], rank: float) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -130,9 +130,9 @@ class Row:
         """
         if column in self.axes:
             return self.axes[column]
-        if column in _PLAIN:
+        if column in PLAIN:
             return len(ok_results(self.cells)) if column == "cells" else getattr(self, column)
-        quantity, of = figure(column, metric_names([self]))
+        quantity, of = figure(column, metric_names([self]), statistic_names([self]))
         if quantity is None:
             return None
         results = ok_results(self.cells)
@@ -146,7 +146,7 @@ class Row:
         return ", ".join(f"{axis} {shown(value)}" for axis, value in self.axes.items())
 
 
-_PLAIN = ("arm", "depth", "status", "seeds", "cells", "peak_phase")
+PLAIN = ("arm", "depth", "status", "seeds", "cells", "peak_phase")
 """Columns that are no figures."""
 
 
@@ -162,15 +162,21 @@ def make_rows(outcome: Outcome, by: Sequence[str] = (), only: Sequence[str] = ()
     Raises:
         SettingsError: there is no such axis, or no such cell.
     """
+    check_axes(by, cell_axes(outcome), "--by")
+    kept = chosen_cells(outcome, only) if only else set(outcome.keys)
+    return rows_of(outcome, [cell for cell in outcome.cells if cell.key in kept], by)
+
+
+def rows_of(outcome: Outcome, cells: Sequence[PlannedCell], by: Sequence[str] = ()) -> list[Row]:
+    """The rows of some of the planned cells, by axes that there are."""
     if by:
-        check_axes(by, cell_axes(outcome), "--by")
-        groups = grouped(outcome, by)
-    else:
-        groups = [(dict(zip(BY_DEFAULT, group, strict=True)), cells) for group, cells in outcome.groups.items()]
-    if only:
-        kept = chosen_cells(outcome, only)
-        groups = [(axes, tuple(cell for cell in cells if cell.key in kept)) for axes, cells in groups]
-    return [_row(axes, cells) for axes, cells in groups if cells]
+        return [_row(axes, found) for axes, found in grouped(outcome, by, cells)]
+    kept = {cell.key for cell in cells}
+    groups = [
+        (dict(zip(BY_DEFAULT, group, strict=True)), tuple(cell for cell in found if cell.key in kept))
+        for group, found in outcome.groups.items()
+    ]
+    return [_row(axes, found) for axes, found in groups if found]
 
 
 def chosen_cells(outcome: Outcome, only: Sequence[str]) -> set[str]:
@@ -199,29 +205,39 @@ def as_csv(rows: Iterable[Row]) -> str:
 
 
 def metric_names(rows: Iterable[Row]) -> list[str]:
-    """The held-out metrics of some rows: the well-known ones first, then in order of appearance."""
-    found = dict.fromkeys(name for row in rows for result in ok_results(row.cells) for name in result.metrics)
+    """The held-out metrics of some rows: the well-known ones first, then in order of appearance.
+
+    One that has the name of another column is passed over; :func:`~.remarks.remarks` tells of it.
+    """
+    names = (name for row in rows for result in ok_results(row.cells) for name in result.metrics)
+    found = dict.fromkeys(name for name in names if name not in QUANTITIES and name not in PLAIN)
     return [name for name in RATES if name in found] + [name for name in found if name not in RATES]
 
 
-def figure(column: str, metrics: Iterable[str], judged: Iterable[str] = ()) -> tuple[Quantity | None, str]:
+def statistic_names(rows: Iterable[Row]) -> list[str]:
+    """The columns of what strategies tell of themselves, sorted."""
+    results = (result for row in rows for result in ok_results(row.cells))
+    return sorted({STATISTIC + name for result in results for name in result.statistics})
+
+
+def figure(
+    column: str, metrics: Collection[str], statistics: Collection[str], judged: Collection[str] = ()
+) -> tuple[Quantity | None, str]:
     """The figure of a column's name, and the moment that it asks for, or none and an empty text.
 
     Args:
         column: such as ``saved_bytes``, ``solved``, ``solved_sd`` or ``statistics.rank``.
-        metrics: the names of metrics that there are.
-        judged: those for which the suite has a margin.
+        metrics: the names of metrics that there are; one that has the name of another figure can't be asked for.
+        statistics: those of strategies' own figures, as :func:`statistic_names` has them.
+        judged: metrics for which the suite has a margin.
     """
-    known = set(metrics)
     base, _, ending = column.rpartition("_")
-    for name, of in ((column, ""), (base, ending)):
-        if of and of not in MOMENTS:
-            break
+    for name, of in ((column, ""), *([(base, ending)] if ending in MOMENTS else [])):
         if name in QUANTITIES:
             return QUANTITIES[name], of
-        if name in known:
-            return metric(name, name in set(judged)), of
-        if name.startswith(STATISTIC):
+        if name in metrics:
+            return metric(name, name in judged), of
+        if name in statistics:
             return statistic(name.removeprefix(STATISTIC)), of
     return None, ""
 

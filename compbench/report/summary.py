@@ -5,31 +5,23 @@ The page is made from the store alone and holds no time and no folder of its own
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from compbench.errors import StoreError
-from compbench.report.formats import TERMINAL, Screen, Table, as_text
+from compbench.report.evidence import time_sections, verdict_sections
+from compbench.report.findings import findings
+from compbench.report.formats import TERMINAL, Screen, as_text
 from compbench.report.markdown import escaped, fenced
 from compbench.report.origin import PLACEMENTS, machine_text, origin_of, shared_settings, without_folders
 from compbench.report.outcome import Outcome, PlannedCell, read_outcome
 from compbench.report.rows import as_csv, make_rows
-from compbench.report.statistics import POWER
 from compbench.report.tables import results_table, times_table
-from compbench.report.verdicts import REFERENCE, Verdict, judge
-from compbench.report.wording import NOT_AVAILABLE, difference, difference_unit, figures, words
 from compbench.run.files import write_atomically
 from compbench.run.result import CellResult
 from compbench.run.store import LOGGER, Warn
-
-VERDICTS_EXPLAINED = (
-    "Differences are arm minus reference. The lower bound is one-sided at 95 % and not adjusted. p is that of the "
-    "paired t test against a loss of the margin or more, then adjusted by Holm's method over the table. Exact p is "
-    "that of the sign-flip test of the same question, with the smallest value that so many pairs can give. Dropped "
-    "are planned seeds without a pair; the correlation is that between arm and reference."
-)
-"""What stands above :func:`verdict_table`."""
 
 
 def write_results(directory: Path, warn: Warn = LOGGER.warning, screen: Screen | None = None) -> str:
@@ -69,9 +61,11 @@ def readme(outcome: Outcome, notice: str = "", figures: str = "", closing: str =
         escaped(outcome.description),
         notice,
         as_text(results_table(outcome), "github").strip(),
+        *_findings(outcome),
         figures,
         *_times(outcome),
-        *_verdicts(outcome),
+        *time_sections(outcome),
+        *verdict_sections(outcome),
         _failures(outcome.cells),
         _origin(outcome),
         _settings([cell.result for cell in outcome.cells if cell.result]),
@@ -88,62 +82,16 @@ def _times(outcome: Outcome) -> list[str]:
     results = [cell.result for cell in outcome.cells if cell.result]
     if not any(result.arithmetic or (result.time and result.time.phases) for result in results):
         return []
-    return ["## Where the time goes", as_text(times_table(outcome), "github").strip()]
+    times, told = times_table(outcome), set(results_table(outcome).sentences)
+    new = [sentence for sentence in times.sentences if sentence not in told]
+    times = dataclasses.replace(times, sentences=new, best_sentence="")
+    return ["## Where the time goes", as_text(times, "github").strip()]
 
 
-def _verdicts(outcome: Outcome) -> list[str]:
-    """What the verdicts rest on, a table a metric."""
-    if not outcome.margins:
-        return []
-    sections = [
-        f"## Against `{REFERENCE}`, paired by seed",
-        VERDICTS_EXPLAINED,
-    ]
-    for metric, margin in outcome.margins.items():
-        verdicts = [verdict for verdict in judge(outcome, metric, margin) if verdict.decision != "reference"]
-        sections.append(f"### {words(metric)}, margin {difference(metric, margin)}{difference_unit(metric)}")
-        sections.append(as_text(verdict_table(metric, verdicts), "github").strip())
-    return sections
-
-
-def verdict_table(metric: str, verdicts: Sequence[Verdict]) -> Table:
-    """The numbers that verdicts on a metric rest on, and what would settle those that are open."""
-    headers = ["arm", "depth", "verdict", "pairs", "dropped", "mean difference", "SD", "smallest", "lower bound"]
-    headers += ["p", "Holm p", "exact p (floor)", "not worse", "correlation"]
-    sentences = [
-        f"{verdict.arm} at depth {verdict.depth}, {verdict.decision}: {note}."
-        for verdict in verdicts
-        if (note := _verdict_note(verdict))
-    ]
-    return Table(headers, [_verdict_text(metric, verdict) for verdict in verdicts], ("arm", "verdict"), sentences)
-
-
-def _verdict_text(metric: str, verdict: Verdict) -> list[str]:
-    start = [verdict.arm, str(verdict.depth), verdict.decision, str(verdict.pairs), str(verdict.dropped)]
-    test = verdict.test
-    if test is None:
-        return start + [NOT_AVAILABLE] * 9
-    exact = NOT_AVAILABLE if test.exact_p is None else f"{figures(test.exact_p)} ({figures(test.exact_floor)})"
-    return [
-        *start,
-        *(difference(metric, value) for value in (test.mean, test.sd, test.minimum, test.lower_bound)),
-        figures(test.p_non_inferior),
-        figures(verdict.adjusted_p),
-        exact,
-        f"{test.not_worse}/{test.n}",
-        NOT_AVAILABLE if verdict.correlation is None else f"{verdict.correlation:.2f}",
-    ]
-
-
-def _verdict_note(verdict: Verdict) -> str:
-    if verdict.decision != "inconclusive" or verdict.note:
-        return verdict.note
-    if verdict.seeds_needed is None:
-        return "at this SD a thousand seeds would be too few"
-    return (
-        f"{verdict.seeds_needed} seeds would show non-inferiority with a probability of {100 * POWER:.0f} %, "
-        "if there is no true difference and the SD is as observed"
-    )
+def _findings(outcome: Outcome) -> list[str]:
+    """What the table shows, in words."""
+    opening, *sentences = findings(outcome)
+    return ["## Findings", opening, "\n".join(f"- {sentence}" for sentence in sentences)]
 
 
 def _failures(cells: Iterable[PlannedCell]) -> str:

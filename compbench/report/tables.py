@@ -43,8 +43,9 @@ TIMES = (
 SCHEMA_VERSION = 1
 """Of the JSON that tables are written in."""
 
-_FOLDABLE = ("status", "seeds", "peak_phase")
-_TONES: Mapping[str, Tone] = {"non-inferior": "good", "inconclusive": "doubtful", "degraded": "bad"}
+_FOLDABLE = ("status", "seeds")
+TONES: Mapping[str, Tone] = {"non-inferior": "good", "inconclusive": "doubtful", "degraded": "bad"}
+"""What verdicts say."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def results_table(outcome: Outcome, view: View | None = None) -> Table:
             *legend(columns, catalogue.divisor, catalogue.unit, view.spread),
             *verdict_legend(outcome, columns, occurring),
             *(_grouping_sentences(outcome, view, rows) if view.by else []),
-            *([] if view.times else _remarks(outcome, view)),
+            *_remarks(outcome, view, columns),
             *joining_remarks(outcome),
         ],
         caption=": ".join(filter(None, (outcome.name, outcome.description.strip()))),
@@ -192,10 +193,14 @@ def _grouping_sentences(outcome: Outcome, view: View, rows: Sequence[Row]) -> li
     return sentences
 
 
-def _remarks(outcome: Outcome, view: View) -> list[str]:
-    """Remarks are on arms at a depth, however the table groups their cells."""
+def _remarks(outcome: Outcome, view: View, columns: Sequence[Column]) -> list[str]:
+    """Remarks are on arms at a depth, however the table groups their cells; of chosen figures on these alone."""
     rows = make_rows(outcome, only=view.only)
-    return remarks(rows, [row for row in rows if any(cell.result for cell in row.cells)])
+    shown = [row for row in rows if any(cell.result for cell in row.cells)]
+    kinds = {column.quantity.kind for column in columns if column.quantity}
+    if view.times:
+        return remarks(shown, shown, kinds)
+    return remarks(rows, shown, kinds if view.columns else None)
 
 
 def _sections(values: Sequence[str]) -> list[int]:
@@ -212,8 +217,8 @@ def _tones(rows: Sequence[Row], columns: Sequence[Column]) -> dict[Place, Tone]:
             text = column.text(row)
             if column.name == "status" and text != "ok":
                 tones[place, index] = "bad"
-            elif column.name.endswith(VERDICT) and text in _TONES:
-                tones[place, index] = _TONES[text]
+            elif column.name.endswith(VERDICT) and text in TONES:
+                tones[place, index] = TONES[text]
     return tones
 
 
@@ -222,7 +227,9 @@ def _foldable(rows: Sequence[Row], columns: Sequence[Column], by: Sequence[str])
     found: dict[str, Sequence[str]] = {}
     for column in columns:
         if column.name.endswith(VERDICT):
-            found[column.header] = ("reference",)
+            found[column.header] = ("reference", NOT_AVAILABLE)
+        elif column.name == "peak_phase":
+            found[column.header] = (NOT_AVAILABLE,)
         elif column.name in (*by[1:], *_FOLDABLE) or (
             column.quantity and all(column.text(r) == NOT_AVAILABLE for r in rows)
         ):
@@ -236,6 +243,7 @@ __all__ = [
     "RATES",
     "TERMINAL",
     "TIMES",
+    "TONES",
     "Screen",
     "Table",
     "View",

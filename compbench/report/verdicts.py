@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,16 +10,23 @@ from typing import Literal
 import numpy as np
 
 from compbench.report.outcome import Outcome, PlannedCell
-from compbench.report.rows import ok_results
-from compbench.report.statistics import ALPHA, FEWEST_PAIRS, Floats, PairedTest, holm, paired_test, seeds_needed
-from compbench.run.result import CellResult
-
-REFERENCE = "none"
-"""The strategy that arms are compared with: the one that compresses nothing."""
+from compbench.report.pairing import REFERENCE as REFERENCE
+from compbench.report.pairing import (
+    Pair,
+    References,
+    conditions,
+    find_pairs,
+    find_references,
+    gains,
+    has_failed,
+    is_reference,
+    score,
+    workload_of,
+)
+from compbench.report.phrases import code
+from compbench.report.statistics import ALPHA, FEWEST_PAIRS, Floats, PairedTest, holm, paired_test, seeds_to_settle
 
 Decision = Literal["reference", "non-inferior", "degraded", "inconclusive", "not tested", "not paired"]
-
-_UNFINISHED = ("ok", "missing", "skipped")
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,16 @@ class Verdict:
     Attributes:
         pairs: seeds in which both the arm and the reference have the metric.
         dropped: planned seeds of the arm without such a pair.
+        failed: how many of these failed on the arm's side; the others have not been run, or the reference has no score.
+        mean: the mean difference of the pairs, positive where the arm is better; None where there is no pair.
         test: the paired tests, None where nothing was tested.
-        adjusted_p: ``test.p_non_inferior`` after Holm's adjustment over all tested arms and depths.
+        family: number of comparisons that Holm's adjustment was over: arms and depths of the workload that were tested.
+        adjusted_p: ``test.p_non_inferior`` after Holm's adjustment.
         correlation: Pearson's, between arm and reference over the pairs; None where one of them does not vary.
-        seeds_needed: seeds that would settle an inconclusive comparison; see :func:`~.statistics.seeds_needed`.
+        seeds_needed: seeds that would settle an inconclusive comparison; see :func:`~.statistics.seeds_to_settle`.
+        beyond: whether a loss of more than the margin is shown.
         note: why, in a clause; empty where the numbers say all.
+        workload: the workload with its settings, which tells families apart.
     """
 
     metric: str
@@ -43,116 +55,150 @@ class Verdict:
     decision: Decision
     pairs: int = 0
     dropped: int = 0
+    failed: int = 0
+    mean: float | None = None
     test: PairedTest | None = None
+    family: int = 0
     adjusted_p: float | None = None
     correlation: float | None = None
     seeds_needed: int | None = None
+    beyond: bool = False
     note: str = ""
+    workload: str = ""
 
 
 def judge(outcome: Outcome, metric: str, margin: float) -> list[Verdict]:
     """The verdicts on one metric, in the order of the table's rows; none for what has not been run at all.
 
-    The family of Holm's adjustment is every arm and depth of the suite that could be tested.
+    A family of Holm's adjustment is every arm and depth of one workload that could be tested.
 
     Args:
-        outcome: the suite's results.
-        metric: a held-out metric, the higher the better.
+        outcome: the suite's results, which say whether less of the metric is better.
+        metric: a held-out metric.
         margin: the tolerable loss, in the metric's unit.
     """
-    references = _references(outcome)
-    verdicts, failed = [], []
+    references = find_references(outcome.cells)
+    verdicts = []
     for (arm, depth), cells in outcome.groups.items():
-        if not any(cell.result for cell in cells):
-            continue
-        verdicts.append(_compare(Verdict(metric, margin, arm, depth, "not tested"), cells, references))
-        failed.append(sum(cell.status not in _UNFINISHED for cell in cells))
-    tested = [(index, verdict.test) for index, verdict in enumerate(verdicts) if verdict.test]
-    non_inferior = holm([test.p_non_inferior for _, test in tested])
-    worse = holm([test.p_worse for _, test in tested])
-    beyond = holm([test.p_beyond for _, test in tested])
-    for (index, _), *p_values in zip(tested, non_inferior, worse, beyond, strict=True):
-        verdicts[index] = _decide(verdicts[index], p_values, failed[index], len(tested))
+        results = [cell.result for cell in cells if cell.result]
+        if results:
+            empty = Verdict(metric, margin, arm, depth, "not tested", workload=workload_of(results[0].cell))
+            verdicts.append(_compare(empty, cells, references, outcome))
+    families: dict[str, list[int]] = defaultdict(list)
+    for index, verdict in enumerate(verdicts):
+        if verdict.test:
+            families[verdict.workload].append(index)
+    for family in families.values():
+        for index, verdict in zip(family, _decide([verdicts[index] for index in family]), strict=True):
+            verdicts[index] = verdict
     return verdicts
 
 
-def _is_reference(result: CellResult) -> bool:
-    return [plugin.name for plugin in result.cell.strategy] == [REFERENCE]
+def why_no_verdict(outcome: Outcome) -> str:
+    """Why a suite's arms get no verdict, in a sentence; empty where they do."""
+    if outcome.margins:
+        return ""
+    return (
+        "no verdicts: the suite declares no margins, and without a tolerable loss that was set beforehand nothing can "
+        "be called non-inferior"
+    )
 
 
-def _task(result: CellResult) -> tuple[int, str, int]:
-    """What a pair has in common: all but the strategy. Axes of the strategy alone are thus not in it."""
-    cell = result.cell
-    settings = (cell.workload, cell.training, cell.capture)
-    return cell.depth, " ".join(part.model_dump_json() for part in settings), cell.seed
-
-
-def _references(outcome: Outcome) -> dict[tuple[int, str, int], CellResult]:
-    """Records of the reference by task. Of several such arms the suite's first one counts."""
-    found: dict[tuple[int, str, int], CellResult] = {}
-    for cell in outcome.cells:
-        if cell.result and _is_reference(cell.result):
-            found.setdefault(_task(cell.result), cell.result)
-    return found
-
-
-def _compare(
-    empty: Verdict, cells: Sequence[PlannedCell], references: dict[tuple[int, str, int], CellResult]
-) -> Verdict:
+def _compare(empty: Verdict, cells: Sequence[PlannedCell], references: References, outcome: Outcome) -> Verdict:
     """The verdict as far as one arm and depth alone decides it."""
-    if any(cell.result and _is_reference(cell.result) for cell in cells):
+    metric = empty.metric
+    results = [cell.result for cell in cells if cell.result]
+    if is_reference(results[0].cell):
         return replace(empty, decision="reference")
-    pairs = []
-    results = ok_results(cells)
-    for result in results:
-        reference = references.get(_task(result))
-        if reference and reference.status == "ok" and _has(result, empty.metric) and _has(reference, empty.metric):
-            pairs.append((result, reference))
-    found = replace(empty, pairs=len(pairs), dropped=len(cells) - len(pairs))
-    unlike = [str(result.cell.seed) for result, reference in pairs if not _alike(result, reference)]
+    pairs = find_pairs(cells, references, metric)
+    failed = sum(has_failed(cell, metric) for cell in cells)
+    found = replace(empty, pairs=len(pairs), dropped=len(cells) - len(pairs), failed=failed)
+    unlike = [str(pair.ours.cell.seed) for pair in pairs if not pair.alike]
     if unlike:
         note = f"initial weights or order of examples differ from the reference's for seed {', '.join(unlike)}"
         return replace(found, decision="not paired", note=note)
-    if results and not any(empty.metric in result.metrics for result in results):
-        return replace(found, note=f"there is no metric of this name (there are: {', '.join(results[0].metrics)})")
+    if not pairs:
+        return replace(found, note=_why_no_pairs(found, cells, references))
+    differences = np.array(gains(pairs, metric, outcome))
+    found = replace(found, mean=float(differences.mean()))
     if len(pairs) < FEWEST_PAIRS:
         return replace(found, note="fewer than three pairs")
-    ours = np.array([result.metrics[empty.metric] for result, _ in pairs])
-    theirs = np.array([reference.metrics[empty.metric] for _, reference in pairs])
+    ours, theirs = _scores(pairs, metric)
+    note = _why_nothing_to_lose(theirs, empty.margin) if metric not in outcome.lower_is_better else ""
+    if note:
+        return replace(found, note=note)
+    magnitude = float(np.abs([ours, theirs]).max())
+    test = paired_test(differences, empty.margin, magnitude)
+    return replace(found, test=test, correlation=_correlation(ours, theirs))
+
+
+def _why_no_pairs(verdict: Verdict, cells: Sequence[PlannedCell], references: References) -> str:
+    """What is missing: the metric, the arm's cells, or the reference."""
+    ok = [cell.result for cell in cells if cell.result and cell.result.status == "ok"]
+    if not ok:
+        return "no seed ended well"
+    if not any(verdict.metric in result.metrics for result in ok):
+        there = ", ".join(map(code, ok[0].metrics)) or "none"
+        return f"it was not measured (measured were: {there})"
+    if not any(score(result, verdict.metric) is not None for result in ok):
+        return "it is no finite number for any seed"
+    ours = {conditions(result.cell)._replace(seed=0) for result in ok}
+    theirs = [result for place, result in references.items() if place._replace(seed=0) in ours]
+    if not theirs:
+        return f"`{REFERENCE}` has not been run under the same conditions, and there is nothing to compare with"
+    if all(result.status != "ok" for result in theirs):
+        how = ", ".join(dict.fromkeys(result.status for result in theirs))
+        return f"`{REFERENCE}` itself failed there ({how}), and there is nothing to compare with"
+    return f"`{REFERENCE}` has no score for any of its seeds"
+
+
+def _why_nothing_to_lose(theirs: Floats, margin: float) -> str:
+    """Why an arm that has learnt nothing would pass, where it would: scores that begin at 0 are within the margin."""
     if not theirs.any():
-        return replace(found, note="the reference scores 0 for every seed, so there is nothing to lose")
-    return replace(found, test=paired_test(ours - theirs, empty.margin), correlation=_correlation(ours, theirs))
+        return "the reference scores 0 for every seed, so there is nothing to lose"
+    if theirs.min() >= 0 and theirs.mean() <= margin:
+        return "the reference scores no more than the margin, so that an arm which scores 0 would pass"
+    return ""
 
 
-def _has(result: CellResult, metric: str) -> bool:
-    return math.isfinite(result.metrics.get(metric, math.nan))
-
-
-def _alike(result: CellResult, reference: CellResult) -> bool:
-    """Whether two cells started from the same weights and saw the same examples; no hash is no evidence of it."""
-    hashes = (result.weights_hash, result.order_hash)
-    return all(hashes) and hashes == (reference.weights_hash, reference.order_hash)
+def _scores(pairs: Sequence[Pair], metric: str) -> tuple[Floats, Floats]:
+    ours = np.array([pair.ours.metrics[metric] for pair in pairs])
+    return ours, np.array([pair.theirs.metrics[metric] for pair in pairs])
 
 
 def _correlation(ours: Floats, theirs: Floats) -> float | None:
     if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return None
-    return float(np.corrcoef(ours, theirs)[0, 1])
+    ours, theirs = ours - ours.mean(), theirs - theirs.mean()
+    return float(ours @ theirs / np.sqrt((ours @ ours) * (theirs @ theirs)))
 
 
-def _decide(verdict: Verdict, p_values: Sequence[float], failed: int, family: int) -> Verdict:
+def _decide(family: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts of a family: each kind of claim is adjusted for all comparisons in which it could be made."""
+    tests = [verdict.test for verdict in family if verdict.test]
+    adjusted = [
+        holm([test.p_non_inferior for test in tests]),
+        holm([test.p_worse for test in tests]),
+        holm([test.p_beyond for test in tests]),
+    ]
+    return [
+        _decided(verdict, test, p_values, len(family))
+        for verdict, test, *p_values in zip(family, tests, *adjusted, strict=True)
+    ]
+
+
+def _decided(verdict: Verdict, test: PairedTest, p_values: Sequence[float], family: int) -> Verdict:
     """The verdict after adjustment: within the margin is what the suite asked for, so that is looked at first."""
-    test = verdict.test
-    if test is None:
-        return verdict
     non_inferior, worse, beyond = (p < ALPHA for p in p_values)
-    verdict = replace(verdict, adjusted_p=p_values[0])
-    if non_inferior and not failed:
+    verdict = replace(verdict, adjusted_p=p_values[0], family=family)
+    if non_inferior and not verdict.failed:
         note = "worse than the reference, by less than the margin" if worse else ""
         return replace(verdict, decision="non-inferior", note=note)
+    failed = f"{verdict.failed} of its seeds failed, so those that remain can't show non-inferiority"
     if worse:
-        return replace(verdict, decision="degraded", note="beyond the margin" if beyond else "")
-    if failed:
-        note = f"{failed} of its seeds failed, so those that remain can't show non-inferiority"
-        return replace(verdict, decision="inconclusive", note=note)
-    return replace(verdict, decision="inconclusive", seeds_needed=seeds_needed(verdict.margin, test.sd, family))
+        note = "beyond the margin" if beyond else failed if non_inferior else ""
+        return replace(verdict, decision="degraded", note=note, beyond=beyond)
+    if verdict.failed:
+        return replace(verdict, decision="inconclusive", note=failed)
+    needed = seeds_to_settle(test.mean, test.sd, verdict.margin, family)
+    return replace(verdict, decision="inconclusive", seeds_needed=needed)

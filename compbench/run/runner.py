@@ -295,6 +295,7 @@ class SuiteRunner:
             description=self.suite.description,
             device=device,
             margins=dict(self.suite.margins),
+            lower_is_better=list(self.suite.lower_is_better),
             keys=[cell.key for cell in cells],
             command="\n".join(commands),
         )

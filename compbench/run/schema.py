@@ -104,8 +104,13 @@ def _suite_from_1_to_2(content: Content) -> Content:
     return content
 
 
+def _suite_from_2_to_3(content: Content) -> Content:
+    """Version 3 knows of metrics of which less is better; before, more was better of all."""
+    return {"lower_is_better": []} | content
+
+
 CELL = Schema((_cell_from_1_to_2, _cell_from_2_to_3, _cell_from_3_to_4), sealed_since=3)
-SUITE = Schema((_suite_from_1_to_2,), sealed_since=2)
+SUITE = Schema((_suite_from_1_to_2, _suite_from_2_to_3), sealed_since=2)
 MERGED = Schema(sealed_since=1)
 MACHINE = Schema()
 """A machine's file has the hash of its content for a name, which seals it."""

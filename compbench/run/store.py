@@ -59,6 +59,7 @@ class SuiteRecord(BaseModel):
     description: str = ""
     device: str = "cpu"
     margins: dict[str, float] = Field(default_factory=dict, description="largest tolerated loss, by metric")
+    lower_is_better: list[str] = Field(default_factory=list, description="metrics of which less is better")
     keys: list[str] = Field(description="keys of all cells of the suite, in its order")
     command: str = Field("", description="the commands that made the results, a line each")
 

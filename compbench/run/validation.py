@@ -17,6 +17,9 @@ POINTS = 20
 _LARGEST_SHARE = 0.1
 """Of a training's time, that they may take; a forward pass is taken for a third of a step."""
 
+FEWEST_POINTS = 5
+"""However much they cost: a curve of fewer shows nothing."""
+
 
 def validation_steps(points: int | None, training: Training, examples: int) -> frozenset[int]:
     """The numbers of steps done after which held-out metrics are taken, evenly spread over the training.
@@ -24,13 +27,14 @@ def validation_steps(points: int | None, training: Training, examples: int) -> f
     The last step is not among them: it has its metrics in any case.
 
     Args:
-        points: how many of them, the last step included; None: :data:`POINTS`, or fewer where they cost too much.
+        points: how many of them, the last step included; None: :data:`POINTS`, or fewer where they cost too much, but
+            :data:`FEWEST_POINTS` at least.
         training: the settings of the training.
         examples: held-out examples.
     """
     if points is None:
         affordable = 3 * _LARGEST_SHARE * training.steps * training.batch_size / examples
-        points = min(POINTS, int(affordable))
+        points = max(FEWEST_POINTS, min(POINTS, int(affordable)))
     return frozenset(training.steps * number // points for number in range(1, points)) - {0, training.steps}
 
 

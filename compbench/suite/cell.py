@@ -46,8 +46,8 @@ class Measuring(BaseModel):
     validation_points: int | None = Field(
         None,
         ge=0,
-        description="how often held-out metrics are taken over the training; null: 20 times, or fewer where that would "
-        "take more than a tenth of it",
+        description="how often held-out metrics are taken over the training; null: 20 times, or fewer, down to 5, "
+        "where that would take more than a tenth of it",
     )
     allocator: Allocator = Field(
         "reuse", description="reuse: the process keeps the memory that it frees; default: as the system does it"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
@@ -21,7 +21,8 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 
 from compbench.capture.settings import CaptureSettings
 from compbench.errors import CompbenchError, Problem, SettingsError, SuiteError, nearest, unknown
-from compbench.fields import FieldProblem, FieldsError, in_words
+from compbench.fields import FieldProblem, FieldsError, Location, in_words
+from compbench.measure.metric_names import metric_names
 from compbench.registry import Registry
 from compbench.suite.arms import Arm, arm_axis, read_arms
 from compbench.suite.cell import Measuring, PluginReference, Training
@@ -50,7 +51,8 @@ class _Head(BaseModel):
 
     name: str
     description: str = ""
-    margins: dict[str, Annotated[float, Field(gt=0)]] = {}
+    margins: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    lower_is_better: list[str] = []
     device: str | None = None
     threads: int | None = Field(None, ge=1)
     timeout_seconds: float | None = Field(None, gt=0)
@@ -118,7 +120,11 @@ def available_devices() -> list[str]:
 
 
 def load_suite(
-    path_or_name: str | Path, registry: Registry, device: str | None = None, elsewhere: bool = False
+    path_or_name: str | Path,
+    registry: Registry,
+    device: str | None = None,
+    elsewhere: bool = False,
+    check_metrics: bool = False,
 ) -> Suite:
     """Reads and checks a suite.
 
@@ -127,6 +133,7 @@ def load_suite(
         registry: where strategies and workloads are looked up.
         device: where to run instead of on the device that the file names.
         elsewhere: its cells run on other machines, so that its device need not be there.
+        check_metrics: whether the metrics that it names are looked for, which makes a model and data of its workload.
 
     Raises:
         SettingsError: ``device`` is not there.
@@ -148,7 +155,7 @@ def load_suite(
     except UnicodeDecodeError as error:
         raise SuiteError([Problem(str(found), f"not UTF-8 text: byte {error.start} is {error.reason}")]) from error
     source = Source.parse(text, str(found))
-    suite = _Loader(source, registry, device, _HeadElsewhere if elsewhere else _Head).suite()
+    suite = _Loader(source, registry, device, _HeadElsewhere if elsewhere else _Head, check_metrics).suite()
     return replace(suite, text=text)
 
 
@@ -178,8 +185,11 @@ class _Axes:
 
 
 class _Loader:
-    def __init__(self, source: Source, registry: Registry, device: str | None, head: type[_Head]) -> None:
+    def __init__(
+        self, source: Source, registry: Registry, device: str | None, head: type[_Head], check_metrics: bool
+    ) -> None:
         self._head_model = head
+        self._check_metrics = check_metrics
         self._device = device
         self._source = source
         self._registry = registry
@@ -211,6 +221,9 @@ class _Loader:
         executors = self._sections("executor", Executors, [])
         if self._data.get("margins") and "none" not in self._arm_names():
             self._checker.add(("margins",), "margins are judged against an arm named 'none', and there is none")
+        lower_is_better = self._lower_is_better(head.lower_is_better)
+        if self._check_metrics:
+            self._find_metrics([workload for _, (workload, _) in workloads], matrix)
         problems = self._checker.problems()
         if problems:
             raise SuiteError(problems)
@@ -251,6 +264,7 @@ class _Loader:
             memory_limit=None if head.memory_limit is None else int(head.memory_limit),
             path=self._source.file,
             executors=executors[0][1],
+            lower_is_better=lower_is_better,
         )
 
     def _read_keys(self) -> None:
@@ -283,6 +297,40 @@ class _Loader:
             choices([]), (), lambda choice: construct_at((), self._head_model, given, "", choice)
         )
         return made[0][1] if made else _Head(name="wrong")
+
+    def _lower_is_better(self, given: Sequence[str]) -> tuple[str, ...]:
+        """The metrics of which less is better; that a plugin says otherwise of its own is noted."""
+        declared = {name: found.record.better for name, found in self._registry.metrics.items()}
+        for index, name in enumerate(given):
+            if declared.get(name) == "higher":
+                message = f"of metric '{name}' more is better, as its plugin has it (allowed: metrics that don't say)"
+                self._checker.add(("lower_is_better", index), message)
+        return tuple(sorted({*given, *(name for name in declared if declared[name] == "lower")}))
+
+    def _find_metrics(self, workloads: Sequence[Workload], matrix: Mapping[str, list[Any]]) -> None:
+        """Notes metrics that are named and that no workload has; nothing where one can't tell what it has."""
+        margins, lower = self._data.get("margins"), self._data.get("lower_is_better")
+        named: list[tuple[Any, Location]] = [
+            (name, ("margins", name)) for name in (margins if isinstance(margins, dict) else ())
+        ]
+        if isinstance(lower, list):
+            named += [(name, ("lower_is_better", index)) for index, name in enumerate(lower)]
+        depths = [depth for depth in matrix.get("depth", []) if _whole(depth, _SMALLEST["depth"])]
+        known = set(self._registry.metrics)
+        unknown_names = [(name, at) for name, at in named if isinstance(name, str) and name not in known]
+        for workload in workloads if unknown_names and depths else ():
+            try:
+                own = metric_names(workload.at_depth(min(depths)))
+            except Exception:  # it has no such depth, which has been told
+                return
+            if own is None:
+                return
+            known |= set(own)
+            unknown_names = [(name, at) for name, at in unknown_names if name not in known]
+            if not unknown_names:
+                return
+        for name, location in unknown_names if workloads and depths else ():
+            self._checker.add(location, unknown("metric", name, known))
 
     def _sections(self, key: str, model: type[Section], axes: list[Axis]) -> list[tuple[Choice, Section]]:
         given = self._data.get(key)

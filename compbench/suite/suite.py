@@ -46,6 +46,7 @@ class Suite:
         measuring: the passes beside the training in the first variant.
         capture: what sessions compress in the first variant.
         margins: the largest acceptable loss, by metric.
+        lower_is_better: the metrics of which less is better, by the suite's word or their plugin's, sorted.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: threads that a cell may use; None leaves it to the runner.
         timeout_seconds: the longest that a cell may take; None for no limit.
@@ -75,6 +76,7 @@ class Suite:
     memory_limit: int | None = None
     executors: Executors = field(default_factory=Executors)
     checkpoint_minutes: float = CHECKPOINT_MINUTES
+    lower_is_better: tuple[str, ...] = ()
 
     def cells(self, registry: Registry) -> list[Cell]:
         """Every cell, seed by seed, in each depth by depth, in each arm by arm.

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from compbench.cli.plugins_command import plugins
 from compbench.errors import PluginError, SettingsError
+from compbench.report.formats import Screen
 from tests.hook_examples import example, write_examples
 
 
@@ -101,14 +102,14 @@ def test_the_name_of_a_broken_plugin_gives_its_reason(folder: Path) -> None:
     assert "is broken: ValueError: so" in str(error)
 
 
-def test_a_terminal_gets_a_table_without_markup(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "300")
+def test_a_terminal_gets_a_table_of_its_width_without_markup(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compbench.cli.printing.screen", lambda: Screen(90, styles=True, colours=True))
     text = (folder / "compressors.py").read_text().replace("Keeps every activation in 16 bits.", "For [laser, int8].")
     (folder / "compressors.py").write_text(text)
     result = run("--plugins-dir", folder)
-    assert "┃" in result.stdout
-    assert "For [laser, int8]." in result.stdout
+    table = result.stdout.partition("\nbroken")[0]
+    assert "For [laser, int8]." in table
+    assert max(map(len, table.splitlines())) <= 90
 
 
 STRATEGY = '''"""``squeeze``: not what is looked for.
@@ -177,10 +178,29 @@ def test_without_these_sentences_a_strategy_keeps_what_the_title_says_and_has_no
 
 def test_the_table_of_strategies_in_plain_columns(tmp_path: Path) -> None:
     strategy_row(tmp_path)
-    result = run("--format", "simple", "--plugins-dir", tmp_path)
+    result = run("--format", "terminal", "--plugins-dir", tmp_path)
     header, _, *rows = result.stdout.splitlines()
     assert re.split(r"\s{2,}", header.strip()) == ["name", "what it does", "keeps", "error", "source"]
     assert any(row.startswith("squeeze ") and "Squeezes | rows" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shown"),
+    [
+        ("latex_booktabs", r"\texttt{x \textbar{} y}"),
+        ("html", "their <code>x | y</code>"),
+        ("csv", "squeeze,Squeezes | rows,"),
+        ("json", '"name": "squeeze"'),
+    ],
+)
+def test_the_table_of_strategies_in_other_formats(tmp_path: Path, layout: str, shown: str) -> None:
+    strategy_row(tmp_path)
+    assert shown in run("--format", layout, "--plugins-dir", tmp_path).stdout
+
+
+def test_an_unknown_format_names_the_nearest(folder: Path) -> None:
+    error = run("--format", "githbu", "--plugins-dir", folder).exception
+    assert str(error).startswith("--format: unknown format 'githbu'; did you mean 'github'? (allowed: csv, github, ")
 
 
 def test_what_the_table_of_strategies_leaves_out_is_said_beside_it(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import re
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from compbench.cli import main
-from compbench.cli.sites_command import _size
+from compbench.report.site_tables import size as size_in_words
 
 SUITE = """
 name: tiny
@@ -58,7 +60,7 @@ def rows(out: str, first: str) -> list[list[str]]:
     """The rows of the table whose first column is called ``first``."""
     lines = out.splitlines()
     start = next(number for number, line in enumerate(lines) if re.match(rf"{first}  ", line))
-    table = lines[start + 2 :]
+    table = [*lines[start + 2 :], ""]
     return [re.split(r"\s{2,}", line) for line in table[: table.index("")]]
 
 
@@ -175,6 +177,7 @@ def test_a_broken_arm_is_left_out_and_told_of(compbench: Command, folder: Path) 
     ("arguments", "message"),
     [
         (["missing.yaml"], "missing.yaml"),
+        (["tiny.yaml", "--format", "gitbub"], "--format: unknown format 'gitbub'; did you mean 'github'?"),
         (["tiny.yaml", "--only", "dept=2"], "unknown axis 'dept'; did you mean 'depth'?"),
         (["tiny.yaml", "--plugins-dir", "nowhere"], "nowhere"),
         (["large.yaml"], "batch_size is 9, but there are only 8 training examples"),
@@ -190,12 +193,31 @@ def test_bad_input_is_one_message_with_status_2(
     assert message in err
 
 
-def test_a_terminal_gets_a_table(compbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    _, out, _ = compbench("sites", "tiny.yaml", "--only", "arm=int8")
-    assert "┃" in out
-    assert "block.attn.qkv/attn_32" in out
+@pytest.mark.parametrize(
+    ("layout", "start"),
+    [
+        ("github", "| site"),
+        ("latex_booktabs", "% Needs"),
+        ("html", "<table>\n<caption>int8, depth 4, batch 8, fp32: sites that are compressed"),
+    ],
+)
+def test_other_formats_have_the_same_tables(compbench: Command, layout: str, start: str) -> None:
+    status, out, err = compbench("sites", "tiny.yaml", "--only", "arm=int8", "--format", layout)
+    assert (status, err) == (0, "")
+    assert out.startswith(f"int8, depth 4, batch 8, fp32\n\n{start}")
+    assert "not among" not in out
+    assert "outside the model" in out
+
+
+def test_csv_has_a_row_a_site_with_its_raw_numbers(compbench: Command) -> None:
+    asked = ("sites", "tiny.yaml", "--only", "arm=int8,none")
+    rows = list(csv.DictReader(io.StringIO(compbench(*asked, "--format", "csv")[1])))
+    cells = json.loads(compbench(*asked, "--format", "json")[1])["cells"]
+    assert compbench(*asked, "--json")[1] == compbench(*asked, "--format", "json")[1]
+    sites = [(cell["arm"], site) for cell in cells for site in cell["sites"]]
+    assert [(row["arm"], row["site"], int(row["raw_bytes"])) for row in rows] == [
+        (arm, site["name"], site["raw_bytes"]) for arm, site in sites
+    ]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +233,7 @@ def test_a_terminal_gets_a_table(compbench: Command, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_sizes_have_three_digits_and_a_unit(size: int | None, text: str) -> None:
-    assert _size(size) == text
+    assert size_in_words(size) == text
 
 
 @pytest.mark.parametrize("name", ["trm_depth_paper"])

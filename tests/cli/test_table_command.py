@@ -2,11 +2,13 @@
 
 import csv
 import io
+import shutil
 import sys
 
 import pytest
 
 from compbench.cli import main
+from compbench.report.formats import FORMATS
 from tests.report.made_up import outcome, result, scores, write
 
 PLUGIN = """
@@ -35,7 +37,7 @@ def compbench(tmp_path, monkeypatch, capsys):
 
 
 def test_times_are_a_table_of_their_own(compbench):
-    status, output, _ = compbench("results/made_up", "--times")
+    status, output, _ = compbench("results/made_up", "--times", "--format", "github")
     assert status == 0
     assert " forward |" in output
     assert "gradient cosine" not in output
@@ -43,7 +45,14 @@ def test_times_are_a_table_of_their_own(compbench):
 
 @pytest.mark.parametrize(
     ("layout", "start"),
-    [("github", "| arm"), ("latex_booktabs", r"\begin{tabular}"), ("html", "<table>"), ("csv", "arm,depth,status,")],
+    [
+        ("terminal", "                       peak\n"),
+        ("github", "| arm"),
+        ("latex_booktabs", "% Needs"),
+        ("html", "<table>"),
+        ("csv", "arm,depth,status,"),
+        ("json", '{\n  "schema_version": 1,'),
+    ],
 )
 def test_each_format_is_printed(compbench, layout, start):
     status, out, err = compbench("results/made_up", "--format", layout)
@@ -55,7 +64,7 @@ def test_each_format_is_printed(compbench, layout, start):
 
 
 def test_the_default_is_the_table_for_people(compbench):
-    assert compbench("results/made_up")[1] == compbench("results/made_up", "--format", "github")[1]
+    assert compbench("results/made_up")[1] == compbench("results/made_up", "--format", "terminal")[1]
 
 
 def test_output_goes_to_a_file_instead(compbench, tmp_path):
@@ -75,7 +84,8 @@ def test_an_unknown_format_names_the_nearest_and_those_that_there_are(compbench)
     status, out, err = compbench("results/made_up", "--format", "gitbub")
     assert (status, out) == (2, "")
     assert err == (
-        "error: unknown format 'gitbub'; did you mean 'github'? (allowed: csv, github, html, latex_booktabs)\n"
+        "error: unknown format 'gitbub'; did you mean 'github'? "
+        "(allowed: csv, github, html, json, latex_booktabs, terminal)\n"
     )
 
 
@@ -119,7 +129,13 @@ def test_a_curve_is_printed_as_csv_in_long_form(compbench, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layout", "start"), [("github", "| arm"), ("latex_booktabs", r"\begin{tabular}"), ("html", "<table>")]
+    ("layout", "start"),
+    [
+        ("terminal", "                                 step\n"),
+        ("github", "| arm"),
+        ("latex_booktabs", "% Needs"),
+        ("html", "<table>"),
+    ],
 )
 def test_a_curve_is_printed_in_every_format(compbench, tmp_path, layout, start):
     with_curves(tmp_path / "results")
@@ -148,7 +164,85 @@ def test_a_curve_that_is_not_there_is_one_message(compbench, tmp_path):
     assert (status, err) == (2, "error: unknown curve 'fidelity' (allowed: none)\n")
 
 
-def test_a_curve_beside_times_is_refused(compbench):
-    status, out, err = compbench("results/made_up", "--curve", "fidelity", "--times")
+def test_a_curve_beside_what_chooses_from_another_table_is_refused(compbench):
+    status, out, err = compbench(
+        "results/made_up", "--curve", "fidelity", "--times", "--by", "arm", "--spread", "interval"
+    )
     assert (status, out) == (2, "")
-    assert err == "error: --curve beside --times (allowed: one of them, since each is a table of its own)\n"
+    assert err == (
+        "error: --curve beside --times, --by, --spread (allowed: by itself, since it is a table of its own)\n"
+    )
+
+
+def test_times_beside_columns_are_refused(compbench):
+    status, _, err = compbench("results/made_up", "--times", "--columns", "solved")
+    assert (status, err) == (
+        2,
+        "error: --times beside --columns (allowed: one of them, since both say which columns there are)\n",
+    )
+
+
+def test_columns_groups_and_order_are_as_they_are_asked_for(compbench):
+    asked = (
+        "results/made_up",
+        "--format",
+        "csv",
+        "--by",
+        "seed,arm",
+        "--columns",
+        "saved_bytes",
+        "--columns",
+        "solved",
+    )
+    assert compbench(*asked, "--sort", "seed,-solved") == (
+        0,
+        "seed,arm,saved_bytes,solved_mean,solved_sd\n"
+        "0,none,250000,0.5,\n0,laser,250000,0.5,\n1,laser,250000,0.7,\n1,none,250000,0.6,\n",
+        "",
+    )
+    assert compbench(*asked, "--only", "seed=1", "--only", "arm=l*")[1].splitlines()[1:] == ["1,laser,250000,0.7,"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--columns", "saved_byte"], "--columns: unknown column 'saved_byte'; did you mean 'saved_bytes'? (allowed: "),
+        (["--columns", "solved_sdd"], "--columns: unknown column 'solved_sdd'; did you mean 'solved_sd'? (allowed: "),
+        (["--columns", "solved,,depth"], "--columns solved,,depth: an empty name (allowed: names separated by commas)"),
+        (["--columns", "solved,solved"], "--columns: column 'solved' is given twice"),
+        (["--sort", "-solvd"], "--sort: unknown column 'solvd'; did you mean 'solved'? (allowed: "),
+        (["--sort", "-"], "--sort -: an empty name (allowed: names separated by commas)"),
+        (["--by", "dept"], "--by: unknown axis 'dept'; did you mean 'depth'? (allowed: "),
+        (["--by", "arm,arm"], "--by: axis 'arm' is given twice"),
+        (
+            ["--only", "arm=lazer"],
+            "--only arm=lazer: unknown arm 'lazer'; did you mean 'laser'? (allowed: laser, none)",
+        ),
+        (["--spread", "iqr"], "'iqr' is not one of 'sd', 'interval'"),
+    ],
+)
+def test_what_is_not_there_names_the_nearest_and_what_is(compbench, arguments, message):
+    status, out, err = compbench("results/made_up", *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_folder_that_holds_no_results_is_one_message(compbench, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, message in (
+        ("empty", "error: results folder empty is no suite's results folder: it has no usable suite.json"),
+        ("results", "error: results has the results of several suites: name one of its folders (made_up)"),
+    ):
+        status, out, err = compbench(folder)
+        assert (status, out, err.startswith(message)) == (2, "", True)
+
+
+def test_the_same_store_gives_the_same_bytes_wherever_it_is(compbench, tmp_path):
+    shutil.copytree(tmp_path / "results", tmp_path / "elsewhere" / "deep")
+    for layout in FORMATS:
+        here, there = (
+            compbench(folder, "--format", layout) for folder in ("results/made_up", "elsewhere/deep/made_up")
+        )
+        assert here == there
+        assert str(tmp_path) not in here[1]

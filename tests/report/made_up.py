@@ -133,6 +133,7 @@ def write(folder, made: Outcome):
         name=made.name,
         description=made.description,
         margins=dict(made.margins),
+        lower_is_better=sorted(made.lower_is_better),
         keys=list(made.keys),
         command=made.command,
     )

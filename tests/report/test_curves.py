@@ -7,7 +7,8 @@ import pytest
 
 from compbench.errors import PluginError, SettingsError
 from compbench.records import Reporter
-from compbench.report.curves import COLUMNS, curve_points, render_curves, render_curves_with
+from compbench.report.curves import COLUMNS, curve_points, curves_table
+from compbench.report.formats import as_text, render_with
 from tests.report.made_up import cell, outcome, result
 from tests.report.test_tables import github_cells
 
@@ -32,7 +33,7 @@ def drifting():
 
 
 def test_the_csv_has_every_point_in_long_form_with_the_numbers_unrounded():
-    text = render_curves(drifting(), ["fidelity"], "csv")
+    text = as_text(curves_table(drifting(), ["fidelity"]), "csv")
     assert text.splitlines()[0] == ",".join(COLUMNS) == "arm,depth,seed,step,statistic,value"
     assert [tuple(row.values()) for row in csv.DictReader(io.StringIO(text))] == [
         ("lance", "4", "0", "2", "fidelity", "0.9"),
@@ -59,7 +60,7 @@ def test_several_statistics_follow_one_another_within_a_cell():
 
 
 def test_for_people_a_row_is_a_curve_and_its_mean_over_seeds():
-    text = render_curves(drifting(), ["fidelity"], "github")
+    text = as_text(curves_table(drifting(), ["fidelity"]), "github")
     header, _, *rows = github_cells(text)
     assert header == ["arm", "depth", "statistic", "seeds", "step 1", "step 2", "step 3"]
     assert rows == [
@@ -73,18 +74,24 @@ def test_for_people_a_row_is_a_curve_and_its_mean_over_seeds():
 
 def test_a_long_curve_is_shown_at_eight_steps_with_the_first_and_the_last():
     made = outcome([result(statistics_curve=curve([0.99999] * 100, first=3, every=6))])
-    text = render_curves(made, ["fidelity"], "github")
+    text = as_text(curves_table(made, ["fidelity"]), "github")
     header, _, row = github_cells(text)
     assert (header[4], header[-1], len(header)) == ("step 3", "step 597", 12)
     assert row[4:] == [">0.9999"] * 8
-    assert "8 of 100 points of a curve are shown; csv has all of them." in text
+    assert "8 of 100 points of a curve are shown; csv and json have all of them." in text
 
 
 @pytest.mark.parametrize(
-    ("layout", "start"), [("github", "| arm"), ("latex_booktabs", r"\begin{tabular}"), ("html", "<table>")]
+    ("layout", "start"),
+    [
+        ("terminal", "arm "),
+        ("github", "| arm"),
+        ("latex_booktabs", "% Needs"),
+        ("html", "<table>\n<caption>made_up: fid"),
+    ],
 )
 def test_every_format_has_the_curves(layout, start):
-    text = render_curves(drifting(), ["fidelity"], layout)
+    text = as_text(curves_table(drifting(), ["fidelity"]), layout)
     assert text.startswith(start)
     assert "0.7000" in text
 
@@ -92,8 +99,8 @@ def test_every_format_has_the_curves(layout, start):
 def test_the_curve_of_a_cell_that_ended_early_is_there_and_said_to_be():
     ended = result("lance", status="diverged", reason="nan", statistics_curve=curve([0.5, float("nan")]))
     made = outcome([ended, result("asi", statistics_curve=curve([0.9, 0.9]))])
-    assert "lance,4,0,2,fidelity,nan" in render_curves(made, ["fidelity"], "csv")
-    text = render_curves(made, ["fidelity"], "github")
+    assert "\nlance,4,0,2,fidelity,\n" in as_text(curves_table(made, ["fidelity"]), "csv")
+    text = as_text(curves_table(made, ["fidelity"]), "github")
     assert "- lance at depth 4, seed 0: diverged, so that its curve ends early." in text
 
 
@@ -107,8 +114,8 @@ def test_a_curve_that_nobody_has_names_the_nearest_and_those_that_there_are():
 def test_a_reporter_gets_points_by_the_csvs_names():
     seen = []
     reporter = Reporter("keep", lambda rows: seen.extend(rows) or "text")
-    assert render_curves_with(reporter, drifting(), ["fidelity"]) == "text"
+    assert render_with(reporter, curves_table(drifting(), ["fidelity"])) == "text"
     assert len(seen) == 9
     assert seen[0] == dict(zip(COLUMNS, ("lance", 4, 0, 2, "fidelity", 0.9), strict=True))
     with pytest.raises(PluginError, match=r"reporter 'bad' .*ZeroDivisionError"):
-        render_curves_with(Reporter("bad", lambda rows: 1 / 0), drifting(), ["fidelity"])
+        render_with(Reporter("bad", lambda rows: 1 / 0), curves_table(drifting(), ["fidelity"]))

@@ -4,9 +4,12 @@ import dataclasses
 import re
 import shutil
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from compbench.errors import StoreError
+from compbench.report.findings import findings
 from compbench.report.origin import without_folders
 from compbench.report.outcome import read_outcome
 from compbench.report.rows import as_csv, make_rows
@@ -83,6 +86,13 @@ def test_the_page_has_times_and_placement_where_records_know_them():
     assert "- cores of the cells: all that there are, since the system refused to share them out" in page
 
 
+def test_what_the_first_table_tells_is_not_told_again_under_that_of_times():
+    times = [phased().model_copy(update={"alone": False}) for _ in range(2)]
+    page = readme(outcome([result(seed=seed, time=time) for seed, time in enumerate(times)], missing=[cell(seed=2)]))
+    for told in ("while another cell ran beside them", "cells that these rows stand for have no record"):
+        assert page.count(told) == 1
+
+
 def test_the_page_names_no_folder_of_the_machine():
     page = readme(made_up())
     assert not re.search(r"(?<![\w.])/\w+/", page)
@@ -115,14 +125,113 @@ def test_failures_are_grouped_by_reason():
 
 def test_verdicts_come_with_their_numbers_and_the_seeds_that_would_settle_them():
     page = readme(made_up())
-    assert "### solved, margin 0.50 points" in page
+    assert "### solved, higher is better, margin 0.5 points" in page
     (row,) = re.findall(r"^\| laser +\| +4 \| inconclusive.*$", page, re.MULTILINE)
     section = page[page.index("## Against") : page.index("## Not ok")]
     assert [line.split()[1] for line in section.splitlines() if line.startswith("| ")] == ["arm", "laser", "int8"]
     assert "| 3/5 |" in re.sub(r" +", " ", row)
     assert "(0.0312)" in row  # one in 2 ** 5
-    assert re.search(r"- laser at depth 4, inconclusive: \d+ seeds would show non-inferiority", page)
-    assert "paired by seed" not in readme(dataclasses.replace(made_up(), margins={}))
+    assert re.search(r"- laser at depth 4, inconclusive: \d+ seeds would settle it with a probability of 80 %", page)
+    assert "- Holm's adjustment is over 1 comparison." in page
+
+
+def test_a_suite_without_margins_says_why_it_has_no_verdicts():
+    page = readme(dataclasses.replace(made_up(), margins={}))
+    section = page[page.index("## Against `none`, paired by seed") : page.index("## Not ok")]
+    assert section.splitlines()[2].startswith("No verdicts: the suite declares no margins")
+    assert "| laser" not in section
+
+
+def verdict_row(made, arm):
+    """The cells of an arm's row under the verdicts' headers."""
+    section = readme(made).partition("## Against")[2]
+    header, row = (re.search(rf"^\| {name} .*$", section, re.MULTILINE)[0] for name in ("arm", arm))
+    header, row = ([part.strip() for part in line.strip("|").split("|")] for line in (header, row))
+    return dict(zip(header, row, strict=True))
+
+
+def test_a_verdicts_row_has_the_interval_and_what_the_exact_test_can_reach():
+    row = verdict_row(made_up(), "laser")
+    differences = 100 * (np.array([0.80, 0.83, 0.82, 0.83, 0.81]) - GOOD)
+    interval = stats.ttest_1samp(differences, 0).confidence_interval(0.9)
+    assert row["90 % interval"] == f"{interval.low:.2f} to {interval.high:.2f}"
+    assert float(row["p"]) == pytest.approx(
+        stats.ttest_1samp(differences, -0.5, alternative="greater").pvalue, rel=1e-2
+    )
+    assert verdict_row(made_up(), "int8")["dropped"] == "2 (2 failed)"
+    results = scores("none", GOOD[:4]) + scores("laser", [0.79, 0.82, 0.82, 0.83])
+    assert verdict_row(outcome(results, margins={"solved": 0.1}), "laser")["exact p (floor)"] == (
+        "0.0625 (0.0625, n too small)"
+    )
+
+
+def test_equal_differences_have_no_p_value_and_the_page_says_that_nothing_is_tested():
+    made = outcome(scores("none", GOOD) + scores("laser", GOOD), margins={"solved": 0.01})
+    row = verdict_row(made, "laser")
+    assert (row["p"], row["Holm p"], row["90 % interval"], row["not worse"]) == ("-", "-", "-", "5/5")
+    assert "all 5 differences are equal, so that their sign decides and nothing is tested" in readme(made)
+
+
+def test_each_workloads_family_is_named_with_its_size():
+    results = []
+    for hidden, arms in ((64, ["laser"]), (128, ["laser", "int8"])):
+        workload = PluginReference(name="trm_maze", fields={"hidden": hidden})
+        for arm, values in [("none", GOOD), *((arm, [0.80, 0.83, 0.82, 0.83, 0.81]) for arm in arms)]:
+            results += scores(arm, values, variant={"hidden": hidden}, workload=workload)
+    page = readme(outcome(results, margins={"solved": 0.01}))
+    assert "over the comparisons of each workload: 1 (hidden=64), 2 (hidden=128)." in page
+
+
+def test_a_metric_of_which_less_is_better_is_told_to_be():
+    results = scores("none", [3.1, 3.2, 3.3], "perplexity") + scores("laser", [3.0, 3.2, 3.1], "perplexity")
+    page = readme(outcome(results, margins={"perplexity": 0.2}, lower_is_better=["perplexity"]))
+    assert "### perplexity, lower is better, margin 0.2" in page
+
+
+def test_times_have_intervals_over_seeds_or_over_the_pairs_of_the_one():
+    one = result("int8")
+    one = one.model_copy(update={"time": one.time.model_copy(update={"ratio_quartiles": (1.4, 1.6), "pairs": 9})})
+    results = [result("laser", seed=seed, ratio=ratio) for seed, ratio in enumerate([1.1, 1.3, 1.2])]
+    page = readme(outcome([result("none", time=None), *results, one]))
+    section = page[page.index("## Time against the plain step") : page.index("## Against")]
+    interval = stats.ttest_1samp(np.log([1.1, 1.3, 1.2]), 0).confidence_interval(0.9)
+    low, high = np.exp(interval)
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
+    assert rows[2:] == [
+        ["laser", "4", f"{stats.gmean([1.1, 1.3, 1.2]):.3f}", f"{low:.3f} to {high:.3f}", "3 seeds"],
+        ["int8", "4", "1.500", "1.364 to 1.649", "9 pairs of steps in one process"],
+    ]
+    assert "Time against the plain step" not in readme(outcome([result(time=None)]))
+
+
+def test_the_page_says_what_was_found_in_words():
+    made = made_up()
+    page = readme(made)
+    opening, *sentences = findings(made)
+    assert f"## Findings\n\n{opening}\n\n- {sentences[0]}\n" in page
+    assert all(f"- {sentence}\n" in page for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        (
+            [result(a, seed=s, status="oom", reason="x") for a in ("none", "laser") for s in (0, 1)],
+            "No cell ended well",
+        ),
+        (scores("laser", GOOD), "`none` has not been run under the same conditions"),
+        (scores("none", GOOD), "Nothing but the reference `none` has been run"),
+        (scores("none", GOOD[:1]) + scores("laser", GOOD[:1]), "3 are the least from which anything can be told"),
+        (scores("none", GOOD, "norm") + scores("laser", GOOD, "norm"), "Nobody measured `solved`"),
+        ([result("none", metrics={}), result("laser", metrics={})], "Nobody measured `solved`"),
+        ([result("none", memory=None, time=None, fidelity=None), result("laser", time=None)], "its time was not"),
+    ],
+    ids=["failures alone", "one arm", "reference alone", "one seed", "other metric", "no metric", "nothing measured"],
+)
+def test_little_to_go_by_gives_a_page_without_a_number_that_is_none(results, said):
+    page = readme(outcome(results, margins={"solved": 0.05}))
+    assert said in page
+    assert not re.search(r"\b(nan|inf|None)\b", page)
 
 
 def test_settings_that_differ_between_cells_are_not_given_as_shared():

@@ -5,9 +5,10 @@ import pytest
 from scipy import stats
 
 from compbench.capture.settings import CaptureSettings
-from compbench.report.statistics import seeds_needed
-from compbench.report.verdicts import judge
-from compbench.suite.cell import PluginReference
+from compbench.report.outcome import Outcome
+from compbench.report.statistics import seeds_needed, seeds_to_settle
+from compbench.report.verdicts import judge, why_no_verdict
+from compbench.suite.cell import Measuring, PluginReference, Training
 from tests.report.made_up import cell, outcome, result, scores
 
 REFERENCE = [0.80, 0.82, 0.84, 0.81, 0.83]
@@ -114,15 +115,147 @@ def test_seeds_that_are_missing_or_that_the_reference_lost_are_dropped_and_count
     assert (verdict.decision, verdict.pairs, verdict.dropped) == ("non-inferior", 3, 3)
 
 
-def test_a_metric_that_is_not_a_number_is_no_pair():
-    verdict = verdict_of([*REFERENCE[:4], float("nan")])
-    assert (verdict.pairs, verdict.dropped) == (4, 1)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_no_finite_number_is_no_pair_and_a_failed_seed(value):
+    verdict = verdict_of([*REFERENCE[:4], value])
+    assert (verdict.pairs, verdict.dropped, verdict.failed) == (4, 1, 1)
+    assert verdict.decision == "inconclusive"
+
+
+def test_a_seed_that_was_skipped_for_a_failure_counts_as_failed():
+    results = scores("none", REFERENCE) + scores("laser", REFERENCE)
+    results[-1] = result("laser", seed=4, status="skipped", reason="out of memory at depth 2")
+    verdict = verdicts(results)["laser", 4]
+    assert (verdict.decision, verdict.failed) == ("inconclusive", 1)
+
+
+def test_a_reference_that_failed_takes_its_pair_and_no_verdict_with_it():
+    results = scores("none", REFERENCE) + scores("laser", REFERENCE)
+    results[4] = result("none", seed=4, status="oom", reason="no memory")
+    verdict = verdicts(results)["laser", 4]
+    assert (verdict.decision, verdict.pairs, verdict.dropped, verdict.failed) == ("non-inferior", 4, 1, 0)
+
+
+@pytest.mark.parametrize("loss", [0.002, 0.05])
+def test_where_less_is_better_more_is_a_loss(loss):
+    reference = np.array([3.1, 3.4, 3.2, 3.3, 3.15])
+    results = scores("none", reference, "perplexity") + scores("laser", reference + loss + NOISE, "perplexity")
+    found = verdicts(results, metric="perplexity", lower_is_better=["perplexity"])["laser", 4]
+    assert found.test.mean == pytest.approx(-loss)
+    assert found.decision == ("non-inferior" if loss < 0.01 else "degraded")
+    mistaken = verdicts(results, metric="perplexity")["laser", 4]
+    assert mistaken.test.mean == pytest.approx(loss)
+
+
+def test_where_less_is_better_a_reference_of_nothing_is_perfect_and_can_be_lost_against():
+    results = scores("none", [0.0] * 5, "error") + scores("laser", np.array([0.2] * 5) + NOISE, "error")
+    found = verdicts(results, metric="error", lower_is_better=["error"])["laser", 4]
+    assert (found.decision, found.beyond) == ("degraded", True)
+
+
+def test_a_reference_within_the_margin_of_nothing_is_not_tested():
+    results = scores("none", [0.01, 0.02, 0.03]) + scores("laser", [0.0] * 3)
+    verdict = verdicts(results, margin=0.05)["laser", 4]
+    assert (verdict.decision, verdict.test) == ("not tested", None)
+    assert "an arm which scores 0 would pass" in verdict.note
+    assert verdicts(results, margin=0.015)["laser", 4].test
+
+
+def test_a_shown_loss_within_the_margin_with_a_failed_seed_is_degraded_and_says_why():
+    results = scores("none", REFERENCE) + scores("laser", np.array(REFERENCE) - 0.004 + NOISE)
+    results.append(result("laser", seed=5, status="crashed", reason="gone"))
+    results.append(result("none", seed=5, metrics={"solved": 0.8}))
+    verdict = verdicts(results)["laser", 4]
+    assert (verdict.decision, verdict.beyond) == ("degraded", False)
+    assert verdict.note.startswith("1 of its seeds failed")
+
+
+def test_an_inconclusive_comparison_never_asks_for_as_many_seeds_as_there_are():
+    verdict = verdict_of(np.array(REFERENCE) - 0.0095 + 2 * NOISE)
+    assert verdict.decision == "degraded"
+    verdict = verdict_of(np.array(REFERENCE) - 0.009 + 15 * NOISE)
+    assert verdict.decision == "inconclusive"
+    assert verdict.seeds_needed == seeds_to_settle(verdict.test.mean, verdict.test.sd, 0.01) > 5
+
+
+@pytest.mark.parametrize(
+    "fields", [{"device": "cuda"}, {"measuring": Measuring(allocator="default")}, {"training": Training(steps=21)}]
+)
+def test_what_was_run_under_other_conditions_is_no_pair(fields):
+    results = scores("none", REFERENCE) + scores("laser", REFERENCE, **fields)
+    verdict = verdicts(results)["laser", 4]
+    assert (verdict.pairs, verdict.mean) == (0, None)
+    assert verdict.note == "`none` has not been run under the same conditions, and there is nothing to compare with"
+
+
+def test_a_reference_that_failed_for_every_seed_is_named_with_how():
+    results = [result("none", seed=seed, status="oom", reason="no memory") for seed in range(3)]
+    verdict = verdicts(results + scores("laser", REFERENCE[:3]))["laser", 4]
+    assert verdict.note == "`none` itself failed there (oom), and there is nothing to compare with"
+
+
+def test_an_arm_of_failures_has_no_verdict_and_says_so():
+    results = scores("none", REFERENCE[:3])
+    results += [result("laser", seed=seed, status="oom", reason="no memory") for seed in range(3)]
+    verdict = verdicts(results)["laser", 4]
+    assert (verdict.decision, verdict.failed, verdict.note) == ("not tested", 3, "no seed ended well")
+
+
+def test_a_suite_without_margins_says_why_there_is_no_verdict():
+    made = outcome(scores("none", REFERENCE))
+    assert why_no_verdict(made).startswith("no verdicts: the suite declares no margins")
+    assert why_no_verdict(outcome(scores("none", REFERENCE), margins={"solved": 0.1})) == ""
+
+
+def simulated(random, losses, margin, n=5):
+    """An outcome of arms with these true losses; their differences from the one reference have an SD of 1 %."""
+    reference = 0.8 + 0.01 * random.standard_normal(n) / np.sqrt(2)
+    values = {"none": reference}
+    for number, loss in enumerate(losses):
+        values[f"arm{number}"] = 0.8 - loss + 0.01 * random.standard_normal(n) / np.sqrt(2)
+    records = {}
+    for arm, scored in values.items():
+        for seed in range(n):
+            if (arm, seed) not in TEMPLATES:
+                TEMPLATES[arm, seed] = result(arm, seed=seed)
+            template = TEMPLATES[arm, seed]
+            metrics = {"solved": float(scored[seed])}
+            records[template.key] = template.model_copy(update={"metrics": metrics})
+    return Outcome("made_up", "", {"solved": margin}, list(records), "", records)
+
+
+TEMPLATES = {}
+"""Records by arm and seed, of which only the metrics change: making one takes longer than judging it."""
+
+
+def claims(losses, margin, runs):
+    """How often each arm is called non-inferior, and how often any that loses the margin is."""
+    random = np.random.default_rng(0)
+    each, wrong = np.zeros(len(losses)), 0
+    for _ in range(runs):
+        found = judge(simulated(random, losses, margin), "solved", margin)
+        claimed = np.array([v.decision == "non-inferior" for v in found if v.decision != "reference"])
+        each += claimed
+        wrong += bool((claimed & (np.array(losses) >= margin)).any())
+    return each / runs, wrong / runs
+
+
+def test_among_arms_that_share_a_reference_any_false_claim_is_rarer_than_one_in_twenty():
+    margin = 0.0248  # 2.48 SDs, in which five seeds and eight comparisons have 80 % power
+    each, wrong = claims([0.0] * 4 + [margin] * 4, margin, runs=300)
+    assert wrong < 0.05 + 2 * np.sqrt(0.05 * 0.95 / 300)
+    assert each[:4].mean() > 0.78
+
+
+def test_one_comparison_has_the_power_of_the_table():
+    each, _ = claims([0.0], 0.0136, runs=1500)
+    assert each[0] == pytest.approx(0.8, abs=0.02)
 
 
 def test_an_unknown_metric_is_named_with_those_that_there_are():
     results = scores("none", REFERENCE) + scores("laser", REFERENCE)
     verdict = verdicts(results, metric="sovled")["laser", 4]
-    assert (verdict.decision, verdict.note) == ("not tested", "there is no metric of this name (there are: solved)")
+    assert (verdict.decision, verdict.note) == ("not tested", "it was not measured (measured were: `solved`)")
 
 
 def test_the_reference_is_the_arm_of_that_strategy_whatever_the_arm_is_called():
@@ -172,6 +305,41 @@ def test_an_axis_of_capture_is_paired_with_the_reference_of_the_same_value():
     found = verdicts(results)
     for attention in ("raw", "recompute"):
         assert found[f"laser attention={attention}", 4].test.mean == pytest.approx(0.0, abs=1e-12)
+
+
+def hidden(width):
+    """Fields of cells of a workload with this width."""
+    return {
+        "variant": {"hidden": width},
+        "workload": PluginReference(name="trm_maze", fields={"hidden": width}),
+    }
+
+
+def test_each_workload_of_a_suite_is_a_family_of_its_own():
+    values = np.array(REFERENCE) - 0.007 + 2 * NOISE
+    alone = verdict_of(values)
+    results = []
+    for width, arms in ((64, "ab"), (128, "abcd")):
+        results += scores("none", REFERENCE, **hidden(width))
+        for arm in arms:
+            results += scores(arm, values, **hidden(width))
+    found = verdicts(results)
+    for width, family in ((64, 2), (128, 4)):
+        verdict = found[f"a hidden={width}", 4]
+        assert verdict.family == family
+        assert verdict.adjusted_p == pytest.approx(family * alone.adjusted_p)
+    assert found["a hidden=64", 4].workload != found["a hidden=128", 4].workload
+
+
+def test_axes_of_training_and_of_arms_stay_in_the_family():
+    values = np.array(REFERENCE) - 0.007 + 2 * NOISE
+    results = []
+    for steps in (20, 40):
+        fields = {"training": Training(steps=steps)}
+        results += scores("none", REFERENCE, variant={"steps": steps}, **fields)
+        for rank in (8, 16):
+            results += scores("laser", values, variant={"steps": steps, "laser.rank": rank}, **fields)
+    assert {verdict.family for verdict in verdicts(results).values() if verdict.test} == {4}
 
 
 def test_holms_family_is_every_arm_and_depth_that_is_tested():

@@ -123,11 +123,12 @@ def test_a_cell_of_a_broken_arm_fails_without_a_process_and_takes_no_other_with_
 
 
 def test_the_folder_says_what_the_table_is_made_of(runs):
-    suite = make_suite("ok", seeds=(0, 1))
+    suite = make_suite("ok", seeds=(0, 1), lower_is_better=("perplexity",))
     runs.run(suite, only=["seed=1"], command="compbench run fake --only seed=1")
     record = runs.store.suite()
     assert record.name == "fake"
     assert record.margins == {"solved": 0.02}
+    assert record.lower_is_better == ["perplexity"]
     assert record.keys == [cell.key for cell in suite.cells(runs.registry)]
     assert record.command == "compbench run fake --only seed=1"
     runs.run(suite, command="compbench run fake")

@@ -210,6 +210,7 @@ def test_an_edited_suite_record_is_missing_and_reported(store, warnings):
 def test_a_suite_record_of_the_first_version_is_read(store):
     (store.directory / "suite.json").write_text('{"schema_version": 1, "name": "fake", "keys": ["a"], "command": "c"}')
     assert store.suite() == SuiteRecord(name="fake", keys=["a"], command="c")
+    assert store.suite().lower_is_better == []
 
 
 def test_published_records_are_readable_one_by_one():
@@ -389,7 +390,13 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
 
 def test_the_suites_record_is_read_back(store):
     assert store.suite() is None
-    record = SuiteRecord(name="fake", margins={"solved": 0.02}, keys=["a", "b"], command="compbench run fake")
+    record = SuiteRecord(
+        name="fake",
+        margins={"solved": 0.02},
+        lower_is_better=["perplexity"],
+        keys=["a", "b"],
+        command="compbench run fake",
+    )
     store.save_suite(record)
     assert store.suite() == record
 

@@ -44,11 +44,17 @@ def test_points_are_spread_evenly_and_the_last_step_is_left_to_the_end() -> None
     assert validation_steps(None, training, 10) == set(range(5, 100, 5))
 
 
-@pytest.mark.parametrize(("steps", "batch_size", "examples"), [(1200, 64, 1000), (20, 32, 128), (7, 8, 5000)])
+@pytest.mark.parametrize(("steps", "batch_size", "examples"), [(1200, 64, 1000), (600, 16, 300), (200, 8, 70)])
 def test_by_default_they_take_no_more_than_a_tenth_of_the_training(steps: int, batch_size: int, examples: int) -> None:
     found = validation_steps(None, Training(steps=steps, batch_size=batch_size), examples)
     passes_of_training, passes_of_looking = 3 * steps * batch_size, len(found) * examples
+    assert 4 <= len(found) <= 19
     assert passes_of_looking <= 0.1 * passes_of_training
+
+
+def test_by_default_there_are_five_points_however_much_they_cost() -> None:
+    assert validation_steps(None, Training(steps=20, batch_size=32), 128) == {4, 8, 12, 16}
+    assert validation_steps(None, Training(steps=3, batch_size=32), 5000) == {1, 2}
 
 
 @pytest.mark.parametrize("strategy", [("none",), ("laser",), ("checkpoint", "int8"), ("recompute",), ("offload",)])

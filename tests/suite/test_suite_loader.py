@@ -12,8 +12,8 @@ from compbench.suite import load_suite, shipped_suites
 from tests.suite.conftest import SUITE, Bench
 
 KEYS = (
-    "arms, capture, checkpoint_minutes, description, device, executor, margins, matrix, measuring, memory_limit, name, "
-    "threads, timeout_seconds, training, workload"
+    "arms, capture, checkpoint_minutes, description, device, executor, lower_is_better, margins, matrix, measuring, "
+    "memory_limit, name, threads, timeout_seconds, training, workload"
 )
 
 
@@ -222,6 +222,8 @@ BAD = {
         "10: capture: attention is 'row' (allowed: 'recompute', 'raw' or 'li",
     ),
     "margins_type": (SUITE + "margins:\n  solved: lots\n", "11: margins.solved is 'lots' (allowed: a number > 0)"),
+    "margins_infinite": (SUITE + "margins:\n  solved: .inf\n", "11: margins.solved is '.inf' (allowed: a number > 0"),
+    "lower_is_better": (SUITE + "lower_is_better: solved\n", "10: lower_is_better is 'solved' (allowed: a list, each"),
     "margins_zero": (SUITE + "margins:\n  solved: 0\n", "11: margins.solved is 0 (allowed: a number > 0)"),
     "margins_without_none": (
         SUITE.replace("none: none", "null_: none") + "margins: {solved: 0.1}\n",
@@ -462,3 +464,123 @@ def test_a_cluster_may_have_a_gpu_that_this_machine_has_not(bench: Bench) -> Non
         load_suite(path, bench.registry, elsewhere=True)
     with pytest.raises(SettingsError, match=r"no device 'tpu' on a cluster \(available: cpu, cuda\)"):
         load_suite(path, bench.registry, device="tpu", elsewhere=True)
+
+
+MEASURED = """
+import compbench
+import torch
+from torch import nn
+
+
+class Measured(compbench.Workload):
+    \"\"\"Has a metric of its own, and one more where it is wide.\"\"\"
+
+    name = "measured"
+    width: int = 4
+
+    def at_depth(self, depth):
+        if self.width == 1:
+            raise RuntimeError("no such depth")
+        return self
+
+    def build(self, generator):
+        return nn.Linear(self.width, 1)
+
+    def data(self, seed):
+        if self.width == 3:
+            raise OSError("no data here")
+        rows = torch.zeros(8, self.width)
+        return compbench.Data(train={"x": rows}, validation={"x": rows})
+
+    def forward(self, model, batch):
+        assert len(batch["x"]) == 2
+        return model(batch["x"])
+
+    def loss(self, output, batch):
+        return output.square().mean()
+
+    def metrics(self, output, batch):
+        return {"error": output[:, 0]} | ({"wide": output[:, 0]} if self.width > 4 else {})
+
+
+@compbench.hookimpl
+def compbench_workloads():
+    return [Measured]
+
+
+@compbench.hookimpl
+def compbench_metrics():
+    return [
+        compbench.Metric("entropy", len, better="lower"),
+        compbench.Metric("gain", len, better="higher"),
+        compbench.Metric("unsaid", len),
+    ]
+"""
+
+OF_MEASURED = """name: small
+workload: {name: measured}
+arms: {none: none}
+matrix: {depth: [4, 2], seed: [0]}
+"""
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path)
+    (bench.folder / "plugins" / "measured.py").write_text(MEASURED)
+    bench.registry = type(bench.registry).load(bench.folder / "plugins")
+    return bench
+
+
+def checked(bench: Bench, text: str) -> list[str]:
+    """The mistakes of a suite whose metrics are looked for."""
+    path = bench.write(text)
+    try:
+        load_suite(path, bench.registry, check_metrics=True)
+    except SuiteError as error:
+        return [f"{problem.where.rpartition(':')[2]}: {problem.message}" for problem in error.problems]
+    return []
+
+
+def test_a_margin_for_a_metric_that_no_workload_has_is_told_before_anything_runs(measured: Bench) -> None:
+    text = OF_MEASURED + "margins:\n  error: 0.1\n  eror: 0.1\nlower_is_better: [entropy, errr]\n"
+    allowed = "(allowed: entropy, error, gain, unsaid)"
+    assert checked(measured, text) == [
+        f"7: unknown metric 'eror'; did you mean 'error'? {allowed}",
+        f"8: unknown metric 'errr'; did you mean 'error'? {allowed}",
+    ]
+    assert measured.load(text).margins == {"error": 0.1, "eror": 0.1}  # not looked for where it is not asked
+
+
+def test_metrics_are_those_of_all_the_workloads_of_a_suite(measured: Bench) -> None:
+    text = OF_MEASURED + "margins: {wide: 0.1}\n"
+    assert len(checked(measured, text)) == 1
+    assert checked(measured, text.replace("seed: [0]", "seed: [0], width: [4, 5]")) == []
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_what_a_workload_can_not_tell_is_no_mistake(measured: Bench, width: int) -> None:
+    found = checked(measured, OF_MEASURED.replace("measured}", f"measured, width: {width}}}") + "margins: {a: 1}\n")
+    assert not any("metric" in mistake for mistake in found)
+
+
+def test_other_mistakes_are_told_beside_unknown_metrics(measured: Bench) -> None:
+    found = checked(measured, OF_MEASURED + "margins: {eror: 0.1}\nthreads: 0\n")
+    assert [mistake.partition(":")[0] for mistake in found] == ["5", "6"]
+
+
+def test_which_way_a_metric_is_better_comes_from_the_suite_and_from_plugins(measured: Bench) -> None:
+    assert measured.load(OF_MEASURED).lower_is_better == ("entropy",)
+    suite = measured.load(OF_MEASURED + "lower_is_better: [error, unsaid, error]\n")
+    assert suite.lower_is_better == ("entropy", "error", "unsaid")
+    (mistake,) = problems(measured, OF_MEASURED + "lower_is_better:\n- error\n- gain\n")
+    assert mistake.startswith("7: of metric 'gain' more is better, as its plugin has it")
+
+
+def test_the_metrics_of_the_shipped_workload_are_found(bench: Bench) -> None:
+    text = (
+        "name: small\nworkload: {name: trm_maze, grid: 7, hidden: 8, heads: 2, train_mazes: 8, validation_mazes: 8}\n"
+        "arms: {none: none}\nmatrix: {depth: [4], seed: [0]}\nmargins: {solved: 0.1, token_acuracy: 0.1}\n"
+    )
+    (mistake,) = checked(bench, text)
+    assert mistake.startswith("5: unknown metric 'token_acuracy'; did you mean 'token_accuracy'? (allowed: ")

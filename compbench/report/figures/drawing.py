@@ -10,6 +10,7 @@ from typing import Any
 import vl_convert
 
 from compbench.report.figures.figure import Figure, Specification
+from compbench.report.figures.pdf import in_order
 from compbench.report.figures.style import DARK_CONFIG
 
 PIXELS_PER_INCH = 300
@@ -35,7 +36,7 @@ def as_png(figure: Figure) -> bytes:
 
 def as_pdf(figure: Figure) -> bytes:
     """The figure as PDF, a point of which is a point, with its fonts inside."""
-    return vl_convert.vegalite_to_pdf(dict(figure.specification), **_OFFLINE)
+    return in_order(vl_convert.vegalite_to_pdf(dict(figure.specification), **_OFFLINE))
 
 
 @cache

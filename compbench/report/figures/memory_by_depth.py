@@ -11,15 +11,9 @@ import altair as alt
 import numpy as np
 
 from compbench.measure.results import Memory
+from compbench.report.figures.charts import finished, fitted
 from compbench.report.figures.figure import Figure, NoFigure
-from compbench.report.figures.style import (
-    arm_encodings,
-    finished,
-    fitted,
-    labels_of,
-    legend_height,
-    picked,
-)
+from compbench.report.figures.key import Key, arms_key
 from compbench.report.figures.units import Unit, bytes_unit, listed, number, percent
 from compbench.report.outcome import Outcome
 from compbench.report.rows import ok_results
@@ -116,39 +110,39 @@ def _figure(outcome: Outcome, quantity: _Quantity) -> Figure | NoFigure:
         return NoFigure(quantity.name, quantity.title, reason)
     laws = {arm: fitted_law(*zip(*pairs, strict=True)) for arm, pairs in measured.items()}
     unit = bytes_unit(size for pairs in measured.values() for _, size in pairs)
-    names = {arm: _with_law(label, laws.get(arm), unit) for arm, label in labels_of(arms).items()}
-    chart = _chart(measured, laws, names, quantity, unit)
+    key = arms_key(outcome)
+    key = key.relabelled({arm: f"{key.labels[arm]}: {_formula(law, unit)}" for arm, law in laws.items() if law})
+    chart = _chart(measured, laws, key, quantity, unit)
     return Figure(quantity.name, quantity.title, _caption(list(arms), measured, laws, quantity, unit), chart)
 
 
 def _chart(
     measured: Mapping[str, Sequence[tuple[int, int]]],
     laws: Mapping[str, Law | None],
-    names: Mapping[str, str],
+    key: Key,
     quantity: _Quantity,
     unit: Unit,
 ) -> dict[str, Any]:
     sizes = [
-        {"arm": names[arm], "depth": depth, **_of_seeds([size for n, size in pairs if n == depth], unit)}
+        {"arm": key.labels[arm], "depth": depth, **_of_seeds([size for n, size in pairs if n == depth], unit)}
         for arm, pairs in measured.items()
         for depth in sorted({depth for depth, _ in pairs})
     ]
     lines = [
-        {"arm": names[arm], "depth": depth, "size": law.at(depth) / unit.divisor}
+        {"arm": key.labels[arm], "depth": depth, "size": law.at(depth) / unit.divisor}
         for arm, law in laws.items()
         if law
         for depth in (law.depths[0], law.depths[-1])
     ]
-    shown = [names[arm] for arm in measured]
-    colour, shape, dash = arm_encodings(list(names.values()), shown, f"law M = a + b n, in {unit.name}")
+    title = f"law M = a + b n, in {unit.name}"
     depths = sorted({depth for pairs in measured.values() for depth, _ in pairs})
     axis = alt.Axis(values=depths, grid=False, format="d")
     x = alt.X("depth:Q", title="recursion depth n (calls)", axis=axis)
     x = x.scale(zero=False, nice=False, padding=6)
     y = alt.Y("size:Q", title=unit.of(quantity.axis), axis=alt.Axis(tickCount=5)).scale(zero=True)
-    pick = picked()
-    shared = {"x": x, "color": colour, "opacity": pick.opacity}
-    fit = alt.Chart(alt.NamedData("laws")).mark_line(strokeWidth=1.2).encode(y=y, strokeDash=dash, **shared)
+    pick = key.pick()
+    shared = {"x": x, "color": key.colour(measured, title), "opacity": pick.opacity}
+    fit = alt.Chart(alt.NamedData("laws")).mark_line(strokeWidth=1.2).encode(y=y, strokeDash=key.dash(), **shared)
     seeds = alt.Chart(alt.NamedData("sizes")).mark_rule().encode(y=alt.Y("smallest:Q"), y2="largest:Q", **shared)
     told = [
         alt.Tooltip("arm:N", title="arm and law"),
@@ -157,8 +151,8 @@ def _chart(
         alt.Tooltip("seeds:Q", title="seeds"),
     ]
     marks = alt.Chart(alt.NamedData("sizes"), name="marks").mark_point(size=22, filled=True)
-    marks = marks.encode(y=y, shape=shape, tooltip=told, **shared).add_params(pick.parameter)
-    chart = fitted([fit, seeds, marks], _PLOT_HEIGHT + legend_height(shown))
+    marks = marks.encode(y=y, shape=key.shape(measured, title), tooltip=told, **shared).add_params(pick.parameter)
+    chart = fitted([fit, seeds, marks], _PLOT_HEIGHT + key.legend_height(measured, title))
     return finished(chart, sizes=sizes, laws=lines)
 
 
@@ -169,10 +163,6 @@ def _of_seeds(sizes: Sequence[int], unit: Unit) -> dict[str, float]:
         "largest": max(sizes) / unit.divisor,
         "seeds": len(sizes),
     }
-
-
-def _with_law(label: str, law: Law | None, unit: Unit) -> str:
-    return f"{label}: {_formula(law, unit)}" if law else label
 
 
 def _formula(law: Law, unit: Unit) -> str:

@@ -8,8 +8,9 @@ import re
 from compbench.report.formats.table import Table
 from compbench.report.formats.text import visible
 
-_NUMBER = ' style="text-align: right"'
-_WORD = ' style="text-align: left"'
+_NUMBER = "text-align: right; padding: 0 0.5em"
+_WORD = "text-align: left; padding: 0 0.5em"
+_UNBROKEN = "; white-space: nowrap"
 
 
 def as_html(table: Table) -> str:
@@ -20,10 +21,12 @@ def as_html(table: Table) -> str:
     sides = [_WORD if header in table.words else _NUMBER for header in table.headers]
     headers = zip(table.headers, sides, strict=True)
     lines += ["<thead>", "<tr>"]
-    lines += [f'<th scope="col"{side}>{escaped(header)}</th>' for header, side in headers]
+    lines += [f'<th scope="col" style="{side}">{escaped(header)}</th>' for header, side in headers]
     lines += ["</tr>", "</thead>", "<tbody>"]
+    # The first column that has a name says what a row is.
+    key = next((place for place, header in enumerate(table.headers) if header), 0)
     for row, texts in enumerate(table.cells):
-        cells = (_cell(table, row, column, sides[column]) for column in range(len(texts)))
+        cells = (_cell(table, row, column, sides[column], column == key) for column in range(len(texts)))
         lines += ["<tr>", *cells, "</tr>"]
     lines += ["</tbody>", "</table>"]
     items = [f"<li>{escaped(sentence)}</li>" for sentence in table.all_sentences]
@@ -35,9 +38,10 @@ def escaped(text: str) -> str:
     return html.escape(visible(text))
 
 
-def _cell(table: Table, row: int, column: int, side: str) -> str:
+def _cell(table: Table, row: int, column: int, side: str, is_key: bool) -> str:
     text = table.cells[row][column]
     shown = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped(text)) if table.code else escaped(text)
     if (row, column) in table.best:
         shown = f"<strong>{shown}</strong>"
-    return f'<th scope="row"{side}>{shown}</th>' if column == 0 else f"<td{side}>{shown}</td>"
+    style = side + _UNBROKEN if side == _NUMBER else side
+    return f'<th scope="row" style="{style}">{shown}</th>' if is_key else f'<td style="{style}">{shown}</td>'

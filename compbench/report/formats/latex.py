@@ -186,7 +186,7 @@ def escaped(text: str) -> str:
     ``\texttt{U+6F22}``, so that two names that differ look different.
     """
     clusters = _clusters(visible(text))
-    following = [*clusters[1:], ""]
+    following = [*clusters, ""][1:]
     return "".join(
         _letters(cluster) + ("{}" if cluster == after and cluster in _LIGATURES else "")
         for cluster, after in zip(clusters, following, strict=True)

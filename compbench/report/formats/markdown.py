@@ -10,7 +10,8 @@ from compbench.report.formats.table import Table
 from compbench.report.formats.text import visible
 
 _SPECIAL = re.compile(
-    r"[\\`*~$<]"  # markup anywhere
+    r"[\\`~$<]"  # markup anywhere
+    r"|(?<!\s)\*|\*(?!\s)"  # emphasis, but not between spaces
     r"|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # emphasis, but not within a word
     r"|\](?=[(\[:])"  # links, images and definitions
     r"|&(?=#?\w+;)"  # character references

@@ -89,16 +89,18 @@ def folded(table: Table) -> Table:
     same = {
         index: next(iter(values))
         for index, header in enumerate(table.headers)
-        if header in table.foldable
-        and len(values := {row[index] for row in table.cells} - set(table.foldable[header])) == 1
+        if header in table.foldable and len(values := _texts(table, index) - set(table.foldable[header])) == 1
     }
     if not same:
         return table
     kept = [index for index in range(len(table.headers)) if index not in same]
     moved = {old: new for new, old in enumerate(kept)}
-    told = ", ".join(f"{table.headers[index]} {text}" for index, text in same.items() if text != ABSENT)
+    everywhere = [index for index in same if not set(table.foldable[table.headers[index]]) & _texts(table, index)]
+    sentences = []
+    for indices, clause in ((everywhere, "in every row"), (set(same) - {*everywhere}, "in every row that has one")):
+        told = [f"{table.headers[i]} {same[i]}" for i in sorted(indices) if same[i] != ABSENT]
+        sentences += [f"{clause}: {', '.join(told)}."] if told else []
     absent = ", ".join(table.headers[index] for index, text in same.items() if text == ABSENT)
-    sentences = [f"in every row: {told}."] if told else []
     sentences += [f"no row has a figure of: {absent}."] if absent else []
     return replace(
         table,
@@ -108,3 +110,7 @@ def folded(table: Table) -> Table:
         tones={(row, moved[column]): tone for (row, column), tone in table.tones.items() if column in moved},
         sentences=[*sentences, *table.sentences],
     )
+
+
+def _texts(table: Table, column: int) -> set[str]:
+    return {row[column] for row in table.cells}

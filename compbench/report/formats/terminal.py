@@ -20,8 +20,11 @@ from compbench.report.formats.text import visible
 _GAP = 2
 """Columns of the terminal between two columns of the table."""
 
-_UNBROKEN = 24
-"""Columns of words are not made narrower than their longest word or, if that is longer, than this."""
+_NARROWEST_PROSE = 24
+"""Columns of words are not made narrower than this, if they are as wide."""
+
+_LONGEST_WORD = 40
+"""Words up to this length are not broken."""
 
 _MOST_KEYS = 3
 _WIDEST = 100_000
@@ -79,7 +82,7 @@ def _column(table: Table, place: int) -> _Column:
     narrowest = max(map(cell_len, [*header, *texts]), default=0)
     if in_words:
         longest = max((cell_len(word) for text in (*header, *texts) for word in text.split()), default=0)
-        narrowest = min(narrowest, max(longest, _UNBROKEN))
+        narrowest = min(narrowest, max(min(longest, _LONGEST_WORD), _NARROWEST_PROSE))
     return _Column(place, header, texts, in_words, narrowest)
 
 

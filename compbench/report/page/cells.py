@@ -8,17 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from compbench.measure.results import Arithmetic, Fidelity, Memory, Time
+from compbench.report.columns import in_unit
 from compbench.report.origin import settings_text, strategy_text, without_folders
 from compbench.report.outcome import Outcome, PlannedCell
 from compbench.report.page.curves import Curve, loss_curve
 from compbench.report.page.extent import Extent
 from compbench.report.page.logs import Log, as_shown
-from compbench.report.page.numbers import NOT_FINITE, duration, number, size
+from compbench.report.page.numbers import NOT_FINITE, cosine_text, duration, number, size
 from compbench.report.page.tables import Column, Value, columns, quantity, word
-from compbench.report.tables import NOT_AVAILABLE, RATES, words
+from compbench.report.quantities import QUANTITIES, Quantity, metric
+from compbench.report.wording import NOT_AVAILABLE, RATES, fixed, unit_of_bytes, words
 from compbench.run.environment import Environment
 from compbench.run.result import CellResult
 from compbench.suite.cell import Cell
+
+_MISSING = "not run: there is no record of it that can be used"
 
 _SHOWN_DIGITS = 12
 """Of a hash."""
@@ -26,7 +30,10 @@ _SHOWN_DIGITS = 12
 _LAST_LINES = 12
 """The most lines of a log that stand beside the reason of a cell that is not ok."""
 
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+_NAMED_BY = ("arm", "depth", "seed", "status")
+_BEFORE_METRICS = ("saved_bytes", "saving", "peak_delta_bytes", "time_ratio")
+_AFTER_METRICS = ("gradient_cosine", "seconds")
+"""Figures of a cell's row, before and after its held-out metrics."""
 
 Facts = Sequence[tuple[str, str]]
 
@@ -109,58 +116,51 @@ def cell_table(outcome: Outcome, logs: Mapping[str, Log], extent: Extent) -> Cel
         extent: how much of each record there is to be.
     """
     results = [cell.result for cell in outcome.cells if cell.result]
-    metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
-    metrics.sort(key=lambda name: RATES.index(name) if name in RATES else len(RATES))
-    sizes = [n for r in results if r.memory for n in (r.memory.saved_bytes, r.memory.peak_delta_bytes)]
-    divisor, unit = next((pair for pair in _UNITS if max(sizes, default=0) >= pair[0]), _UNITS[-1])
-    headers = ["arm", "depth", "seed", "status", f"saved {unit}", "saving %", f"peak delta {unit}", "time ratio"]
-    headers += [f"{words(name)} %" if name in RATES else words(name) for name in metrics]
-    headers += ["gradient cosine", "last loss", "duration s"]
+    metrics = dict.fromkeys(name for result in results for name in result.metrics)
+    quantities = [
+        *(QUANTITIES[name] for name in _BEFORE_METRICS),
+        *(metric(name) for name in sorted(metrics, key=lambda name: name not in RATES)),
+        *(QUANTITIES[name] for name in _AFTER_METRICS),
+    ]
+    sizes = [q.of(result) or 0 for q in quantities if q.unit == "bytes" for result in results]
+    divisor, unit = unit_of_bytes(max(sizes, default=0))
+    suffixes = {"bytes": f" {unit}", "share": " %", "rate": " %"}
+    headers = [*_NAMED_BY, *(figure.title + suffixes.get(figure.unit, "") for figure in quantities)]
+    entries = [_entry(cell, quantities, divisor, logs.get(cell.key), extent) for cell in outcome.cells]
     flush_left = [header in ("arm", "status") for header in headers]
-    entries = [_entry(cell, metrics, divisor, logs.get(cell.key), extent) for cell in outcome.cells]
     return CellTable(columns(headers, flush_left, [entry.values for entry in entries]), entries)
 
 
-def _entry(cell: PlannedCell, metrics: Sequence[str], divisor: float, log: Log | None, extent: Extent) -> CellEntry:
+def _entry(
+    cell: PlannedCell, quantities: Sequence[Quantity], divisor: float, log: Log | None, extent: Extent
+) -> CellEntry:
     result = cell.result
-    start = [word(cell.arm), quantity(str(cell.depth)), quantity(str(cell.seed)), word(cell.status)]
+    start = [word(cell.arm), quantity(str(cell.depth)), quantity(str(cell.seed)), _status(cell.status)]
     if result is None:
-        return CellEntry(cell.key, cell.status, start, "", (), "no record of it that can be used: not run yet", "", None)
+        return CellEntry(cell.key, cell.status, start, "", (), _MISSING, "", None)
     ok = result.status == "ok"
     shown = extent.settings or not ok
-    reason = "" if ok else without_folders(" ".join(result.reason.split())) or "no reason given"
-    last_lines = "" if ok else as_shown("\n".join(result.log_tail[-_LAST_LINES:]))
     return CellEntry(
         key=cell.key,
         status=cell.status,
-        values=[*start, *_figures(result, metrics, divisor)],
-        summary=_summary(result, log if shown else None, extent) if shown else "",
+        values=[*start, *(_figure(figure, result, divisor) for figure in quantities)],
+        summary=_summary(result, log, extent) if shown else "",
         remarks=remarks(result),
-        reason=reason,
-        last_lines=last_lines,
+        reason="" if ok else without_folders(" ".join(result.reason.split())) or "no reason given",
+        last_lines="" if ok else as_shown("\n".join(result.log_tail[-_LAST_LINES:])),
         details=details(result, log, extent) if shown else None,
     )
 
 
-def _figures(result: CellResult, metrics: Sequence[str], divisor: float) -> list[Value]:
-    memory, time, fidelity = result.memory, result.time, result.fidelity
-    saving = 1 - memory.saved_bytes / memory.uncompressed_bytes if memory and memory.uncompressed_bytes else None
-    losses = result.loss_curve
-    shown = [
-        number(memory.saved_bytes / divisor, 3) if memory else NOT_AVAILABLE,
-        _fixed(saving, 1, 100),
-        number(memory.peak_delta_bytes / divisor, 3) if memory else NOT_AVAILABLE,
-        _fixed(time.ratio if time else None, 2),
-    ]
-    for name in metrics:
-        value = result.metrics.get(name)
-        shown.append(_fixed(value, 2, 100) if name in RATES else number(value))
-    shown += [
-        cosine(fidelity.gradient_cosine if fidelity else None),
-        number(losses[-1]) if losses else NOT_AVAILABLE,
-        _fixed(result.seconds, 1),
-    ]
-    return [quantity(text) for text in shown]
+def _status(status: str) -> Value:
+    return Value(status, tone="" if status in ("ok", "missing") else "bad")
+
+
+def _figure(figure: Quantity, result: CellResult, divisor: float) -> Value:
+    value = figure.of(result)
+    if value is not None and not math.isfinite(value):
+        return Value(NOT_FINITE)
+    return Value(in_unit(figure.unit, value, divisor), value)
 
 
 def remarks(result: CellResult) -> list[str]:
@@ -192,7 +192,7 @@ def details(result: CellResult, log: Log | None, extent: Extent) -> Details:
         Group("Time", _time(result.time)),
         Group("Arithmetic", _arithmetic(result.arithmetic)),
         Group("Gradient", _fidelity(result.fidelity)),
-        Group("Held-out metrics", [(words(name), number(value, 6)) for name, value in result.metrics.items()]),
+        Group("Held-out metrics", [(words(name), number(value)) for name, value in result.metrics.items()]),
         Group("Strategy's own figures", _statistics(result)),
     ]
     return Details(
@@ -201,17 +201,6 @@ def details(result: CellResult, log: Log | None, extent: Extent) -> Details:
         sites=_sites(result.memory) if extent.sites else None,
         log=log,
     )
-
-
-def cosine(value: float | None) -> str:
-    """Four decimals; what is not quite 1 does not look as if it were."""
-    return ">0.9999" if value is not None and 0.99995 <= value < 1 else _fixed(value, 4)
-
-
-def _fixed(value: float | None, decimals: int, scale: float = 1.0) -> str:
-    if value is None:
-        return NOT_AVAILABLE
-    return f"{scale * value:.{decimals}f}" if math.isfinite(value) else NOT_FINITE
 
 
 def _summary(result: CellResult, log: Log | None, extent: Extent) -> str:
@@ -345,9 +334,9 @@ def _fidelity(fidelity: Fidelity | None) -> Facts:
     if fidelity is None:
         return []
     return [
-        ("cosine after the last step", cosine(fidelity.gradient_cosine)),
-        ("after the third step", cosine(fidelity.gradient_cosine_start)),
-        ("of the parameter that fares worst", cosine(fidelity.smallest_parameter_cosine)),
+        ("cosine after the last step", cosine_text(fidelity.gradient_cosine)),
+        ("after the third step", cosine_text(fidelity.gradient_cosine_start)),
+        ("of the parameter that fares worst", cosine_text(fidelity.smallest_parameter_cosine)),
     ]
 
 
@@ -380,9 +369,9 @@ def _site(site: Mapping[str, Any]) -> list[str]:
         str(site.get("dtype", NOT_AVAILABLE)),
         number(raw),
         number(kept),
-        _fixed(kept / raw if raw and kept is not None else None, 1, 100),
+        fixed(100 * kept / raw if raw and kept is not None else None, 1),
         number(_numeric(own, "rank")),
-        cosine(_numeric(own, "fidelity")),
+        cosine_text(_numeric(own, "fidelity")),
         "propagating" if site.get("propagating") else "weight-only",
         without_folders(str(site.get("reason", ""))),
     ]

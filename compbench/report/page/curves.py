@@ -37,7 +37,9 @@ def loss_curve(losses: Sequence[float]) -> Curve | None:
     finite = [loss for loss in losses if math.isfinite(loss)]
     lost = len(losses) - len(finite)
     text = f"{len(losses):,} steps, from {number(losses[0])} to {number(losses[-1])}"
-    if finite:
+    if len(losses) == 1:
+        text = f"one step, {number(losses[0])}"
+    elif finite:
         text += f", lowest {number(min(finite))}"
     if lost:
         text += f"; {lost:,} not finite"

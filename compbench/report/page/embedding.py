@@ -9,16 +9,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_ESCAPED = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_ESCAPED = {character: f"\\u{ord(character):04x}" for character in "<>&"}
 
 
 def json_for_script(data: object) -> str:
     """Data as JSON that a ``script`` element of any type may hold, whatever text is in it.
 
-    No character in it means anything to an HTML parser, and it is valid JavaScript too. Numbers that are not finite,
-    which JSON has no word for, are ``null``.
+    It is ASCII, and no character in it means anything to an HTML parser; it is valid JavaScript too. Numbers that are
+    not finite, which JSON has no word for, are ``null``.
     """
-    text = json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(_finite(data), allow_nan=False, separators=(",", ":"))
     return "".join(_ESCAPED.get(character, character) for character in text)
 
 

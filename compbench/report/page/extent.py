@@ -27,7 +27,7 @@ class Extent:
     @property
     def sentences(self) -> list[str]:
         """What a reader has to be told of it."""
-        found = [f"Of each log there is the end, up to {self.log_bytes // 1000} kB; the whole of it is in the folder logs."]
+        found = [f"Of each log there is the end, up to {self.log_bytes // 1000} kB; the whole is in the folder logs."]
         if not self.sites:
             found.append("What each site kept is left out here; the records in the folder cells have it.")
         if not self.settings:

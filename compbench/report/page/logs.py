@@ -13,8 +13,6 @@ from compbench.run.store import Store
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 """What colours a terminal or moves its cursor."""
 
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
-
 
 @dataclass(frozen=True)
 class Log:
@@ -67,7 +65,13 @@ def read_log(directory: Path, key: str, most_bytes: int) -> Log | None:
 def as_shown(text: str) -> str:
     """Text of a terminal as it looks there in the end: no colours, of lines that were overwritten the last state.
 
-    Absolute paths are cut, and other control characters are shown as such.
+    Absolute paths are cut, and other control characters are written as Python writes them.
     """
-    lines = (line.rstrip("\r").rpartition("\r")[2] for line in _ESCAPES.sub("", text).split("\n"))
-    return without_folders(_CONTROLS.sub("\ufffd", "\n".join(line.rstrip() for line in lines))).strip("\n")
+    lines = (line.rstrip().rpartition("\r")[2] for line in _ESCAPES.sub("", text).split("\n"))
+    return without_folders("\n".join(map(_visible, lines))).strip("\n")
+
+
+def _visible(line: str) -> str:
+    """A line of which everything can be seen; its spaces stay as they are."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line.expandtabs())
+    return "".join(shown)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from compbench.report.tables import NOT_AVAILABLE, figures
+from compbench.report.wording import NOT_AVAILABLE, cosine, figures, unit_of_bytes
 
 NOT_FINITE = "not finite"
 
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _BARE = re.compile(r"[+-]?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
 
 
@@ -29,14 +28,17 @@ def number(value: float | None, digits: int = 4) -> str:
     return figures(value, digits)
 
 
+def cosine_text(value: float | None) -> str:
+    """A cosine with four decimals."""
+    return cosine(value) if value is None or math.isfinite(value) else NOT_FINITE
+
+
 def size(count: int | None) -> str:
     """A number of bytes, in the largest unit of which it has one."""
     if count is None:
         return NOT_AVAILABLE
-    for divisor, unit in _UNITS:
-        if count >= divisor:
-            return f"{figures(count / divisor)} {unit}"
-    return f"{count} B"
+    divisor, unit = unit_of_bytes(count)
+    return f"{figures(count / divisor) if divisor > 1 else count} {unit}"
 
 
 def duration(seconds: float) -> str:

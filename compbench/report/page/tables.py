@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from compbench.report.formats import Table, Tone
 from compbench.report.page.numbers import NOT_FINITE, finite_only
-from compbench.report.tables import NOT_AVAILABLE, Table
+from compbench.report.wording import NOT_AVAILABLE
 
 _FIRST_NUMBER = re.compile(r"(?P<bound>[<>]?)\s*(?P<number>[+-]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?)")
 _CHOSEN_BY = ("arm", "depth", "seed", "status")
@@ -21,12 +23,14 @@ class Value:
     Attributes:
         text: what is shown.
         number: what a column of numbers is sorted by; None where there is no number, which goes last.
-        decision: the verdict that the cell is, for its colour.
+        tone: what the cell says, for its colour; empty where it says nothing.
+        best: whether it is the best of those that it is compared with.
     """
 
     text: str
     number: float | None = None
-    decision: str = ""
+    tone: Tone | Literal[""] = ""
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,16 @@ class SortableTable:
 def sortable(name: str, title: str, table: Table) -> SortableTable:
     """A table for people as one that sorts by what it shows."""
     headers, flush_left = table.headers, [header in table.words for header in table.headers]
-    rows = [
-        [
-            word(text, header) if words else quantity(text)
-            for text, header, words in zip(row, headers, flush_left, strict=True)
-        ]
-        for row in table.cells
-    ]
-    return SortableTable(name, title, columns(headers, flush_left, rows), rows, table.sentences)
+    rows = []
+    for row, texts in enumerate(table.cells):
+        values = (word(text) if words else quantity(text) for text, words in zip(texts, flush_left, strict=True))
+        rows.append(
+            [
+                replace(value, tone=table.tones.get((row, column), ""), best=(row, column) in table.best)
+                for column, value in enumerate(values)
+            ]
+        )
+    return SortableTable(name, title, columns(headers, flush_left, rows), rows, table.all_sentences)
 
 
 def columns(headers: Sequence[str], words: Sequence[bool], rows: Sequence[Sequence[Value]]) -> list[Column]:
@@ -78,17 +84,15 @@ def columns(headers: Sequence[str], words: Sequence[bool], rows: Sequence[Sequen
     found = []
     for index, header in enumerate(headers):
         by = header in _CHOSEN_BY or header.endswith(_VERDICT)
-        values = list(dict.fromkeys(row[index] for row in rows)) if by else []
-        if not words[index]:
-            values.sort(key=lambda value: (value.number is None, value.number or 0.0))
-        texts = tuple(value.text for value in values)
+        numbers = {row[index].text: row[index].number for row in rows} if by else {}
+        texts = tuple(numbers) if words[index] else tuple(sorted(numbers, key=lambda text: numbers[text] or 0.0))
         found.append(Column(header, words[index], texts if len(texts) > 1 else ()))
     return found
 
 
-def word(text: str, header: str = "") -> Value:
-    """A cell that holds words; in a column of verdicts it is one."""
-    return Value(text, decision=text if header.endswith(_VERDICT) else "")
+def word(text: str) -> Value:
+    """A cell that holds words."""
+    return Value(text)
 
 
 def quantity(text: str) -> Value:

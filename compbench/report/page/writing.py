@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from compbench.errors import StoreError
+from compbench.report.evidence import (
+    TIMES_TITLE,
+    VERDICTS_EXPLAINED,
+    VERDICTS_TITLE,
+    time_evidence,
+    verdict_evidence,
+    without_verdicts,
+)
+from compbench.report.findings import findings
 from compbench.report.origin import PLACEMENTS, machine_text, origin_of, shared_settings
 from compbench.report.outcome import Outcome, read_outcome
 from compbench.report.page.cells import CellTable, cell_table
@@ -15,16 +24,13 @@ from compbench.report.page.drawings import Drawings, draw_figures
 from compbench.report.page.embedding import content_security_policy, json_for_script, script_for_element
 from compbench.report.page.extent import EXTENTS, LARGEST_BYTES, Extent
 from compbench.report.page.failures import failures
-from compbench.report.page.findings import findings
 from compbench.report.page.logs import Log, read_log
 from compbench.report.page.numbers import size
 from compbench.report.page.question import question
 from compbench.report.page.rendering import render, template_text
-from compbench.report.page.tables import SortableTable, sortable
+from compbench.report.page.tables import sortable
 from compbench.report.rows import as_csv, make_rows
-from compbench.report.summary import VERDICTS_EXPLAINED, verdict_table
-from compbench.report.tables import difference, difference_unit, results_table, times_table, words
-from compbench.report.verdicts import REFERENCE, judge
+from compbench.report.tables import results_table, times_table
 from compbench.run.files import write_atomically
 from compbench.run.store import LOGGER, Warn
 
@@ -118,8 +124,10 @@ def _parts(outcome: Outcome) -> _Parts:
             "placements": [PLACEMENTS[place] for place in origin.placements],
             "settings": shared_settings(results),
             "margins": outcome.margins,
-            "reference": REFERENCE,
+            "verdicts_title": VERDICTS_TITLE,
             "verdicts_explained": VERDICTS_EXPLAINED,
+            "without_verdicts": without_verdicts(outcome),
+            "times_title": TIMES_TITLE,
             "numbers": json_for_script({"name": f"{outcome.name}.csv", "text": as_csv(make_rows(outcome))}),
         },
         draw_figures(outcome),
@@ -128,25 +136,23 @@ def _parts(outcome: Outcome) -> _Parts:
 
 def _tables(outcome: Outcome) -> Mapping[str, Any]:
     """The tables of the page but that of its cells."""
-    times = any(
+    evidence = verdict_evidence(outcome)
+    ratios = time_evidence(outcome)
+    phases = any(
         cell.result and (cell.result.arithmetic or (cell.result.time and cell.result.time.phases))
         for cell in outcome.cells
     )
+    results, times = results_table(outcome), times_table(outcome)
+    new = [sentence for sentence in times.sentences if sentence not in results.sentences]
     return {
-        "results": sortable("results", "Results by arm and depth", results_table(outcome)),
-        "verdicts": _verdicts(outcome),
-        "times": sortable("times", "Where the time of a step goes", times_table(outcome)) if times else None,
+        "results": sortable("results", "Results by arm and depth", results),
+        "verdicts": [
+            (found.title, sortable(f"verdicts-{number}", found.title.replace("`", ""), found.table))
+            for number, found in enumerate(evidence, start=1)
+        ],
+        "ratios": sortable("ratios", TIMES_TITLE, ratios) if ratios else None,
+        "phases": sortable("phases", "Where the time goes", replace(times, sentences=new)) if phases else None,
     }
-
-
-def _verdicts(outcome: Outcome) -> Sequence[tuple[str, SortableTable]]:
-    """For each metric that has a margin, its heading and what its verdicts rest on."""
-    found = []
-    for metric, margin in outcome.margins.items():
-        verdicts = [verdict for verdict in judge(outcome, metric, margin) if verdict.decision != "reference"]
-        title = f"{words(metric)}, margin {difference(metric, margin)}{difference_unit(metric)}"
-        found.append((title, sortable(f"verdicts-{len(found) + 1}", title, verdict_table(metric, verdicts))))
-    return found
 
 
 def _rendered(parts: _Parts, cells: CellTable, extent: Extent) -> str:

@@ -18,7 +18,7 @@
       this.order = null;
       this.texts = new Map(this.records.map((record) => [record, this.text(record)]));
       this.heads.forEach((head, column) => this.addButton(head, column));
-      this.controls.addEventListener("input", () => this.choose());
+      for (const happening of ["input", "change"]) this.controls.addEventListener(happening, () => this.choose());
       this.controls.addEventListener("click", (event) => this.act(event.target.dataset.does));
       this.controls.hidden = false;
       this.choose(); // a browser that comes back to the page fills the fields as they were
@@ -127,11 +127,10 @@
 
     async draw() {
       const config = this.scheme.matches ? this.darkConfig : this.specification.config;
-      // Expressions are interpreted, not compiled: the page's policy lets no text become code.
-      const options = {actions: false, ast: true, renderer: "svg", config: {}, tooltip: {theme: "custom"}};
       if (this.view) this.view.finalize();
+      this.element.dataset.drawn = "";
       try {
-        this.view = (await vegaEmbed(this.live, {...this.specification, config}, options)).view;
+        this.view = await viewOf({...this.specification, config}, this.live, "svg");
       } catch (error) {
         this.element.dataset.undrawn = String(error); // the drawing stays in its place
         return;
@@ -141,13 +140,12 @@
       this.element.querySelector(".drawn").hidden = true;
       this.element.querySelector(".controls").hidden = false;
       this.live.hidden = false;
+      this.element.dataset.drawn = this.scheme.matches ? "dark" : "light";
     }
 
     /** As it is for paper: on white, whatever the page's colours are and whichever arm is picked. */
     async paper() {
-      const nowhere = document.createElement("div");
-      const options = {actions: false, ast: true, renderer: "none"};
-      this.onPaper ??= (await vegaEmbed(nowhere, this.specification, options)).view;
+      this.onPaper ??= await viewOf(this.specification, document.createElement("div"), "none");
       return this.onPaper;
     }
 
@@ -157,6 +155,12 @@
       download(format === "svg" ? textUrl(await paper.toSVG(), "image/svg+xml") : await paper.toImageURL("png", 4), name);
     }
   }
+
+  /** A figure in an element. Expressions are interpreted, not compiled: the page's policy lets no text become code. */
+  const viewOf = async (specification, element, renderer) => {
+    const options = {actions: false, ast: true, renderer, tooltip: {theme: "custom"}};
+    return (await vegaEmbed(element, specification, options)).view;
+  };
 
   const textUrl = (text, type) => URL.createObjectURL(new Blob([text], {type}));
 
@@ -193,12 +197,24 @@
   if (dark && typeof vegaEmbed === "function") {
     const scheme = matchMedia("(prefers-color-scheme: dark)");
     const elements = [...document.querySelectorAll("figure")].filter((element) => element.querySelector(".specification"));
-    const figures = elements.map((element) => new Figure(element, scheme, JSON.parse(dark.textContent)));
-    const drawAll = async () => {
-      for (const figure of figures) await figure.draw();
-      document.documentElement.dataset.figures = "drawn";
+    const figures = new Map(elements.map((element) => [element, new Figure(element, scheme, JSON.parse(dark.textContent))]));
+    // A figure takes a moment to draw: first come those that the reader is near, the others when there is nothing to do.
+    const waiting = new Set(elements);
+    const draw = (element) => (waiting.delete(element) ? figures.get(element).draw() : null);
+    const near = new IntersectionObserver((entries) => {
+      for (const {target} of entries.filter((entry) => entry.isIntersecting)) draw(target);
+    }, {rootMargin: "500px"});
+    for (const element of elements) near.observe(element);
+    const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 100));
+    const drawNext = async () => {
+      const [next] = waiting;
+      if (!next) return;
+      await draw(next);
+      whenIdle(drawNext);
     };
-    scheme.addEventListener("change", drawAll);
-    drawAll();
+    whenIdle(drawNext);
+    scheme.addEventListener("change", () => {
+      for (const figure of figures.values()) if (figure.view) figure.draw();
+    });
   }
 })();
