@@ -52,8 +52,8 @@ def test_the_joined_folder_is_one_for_other_commands(compbench):
     assert status == 0
     assert "Imaginary 9000, 2 cores and on Other 1, 2 cores" in out
     assert "times are left out" in out
-    status, out, _ = compbench("publish", "all/made_up", "published")
-    assert (status, out) == (0, f"published in published: {out.split()[3]} files, records of 6 of 6 cells\n")
+    status, out, _ = compbench("merge", "all/made_up", "b/made_up", "--into", "more/made_up")
+    assert (status, out.splitlines()[0]) == (0, "all/made_up: 6 cells of 6 taken")
 
 
 def test_a_dry_run_writes_nothing(compbench, tmp_path):
