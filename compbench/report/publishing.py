@@ -12,6 +12,7 @@ machine is therefore refused, or published on request.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,12 @@ _FILES = {
     CHECKSUMS: "the SHA-256 of every other file",
 }
 """What there may be in a publication, in the order in which its page lists it."""
+
+_ENLARGED = 1.8
+"""How much larger a figure is on a screen than in the column of a paper that it is drawn for."""
+
+_WIDTH = 600
+"""Pixels, where the drawing does not say how wide it is."""
 
 _AT_LAST = ("CITATION.cff", CHECKSUMS)
 """What is written after the list of the files."""
@@ -193,12 +200,7 @@ def _write(folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence
     for name, layout in TABLES.items():
         write_atomically(folder / name, as_text(table, layout).rstrip("\n") + "\n", durably=False)
     figures = make_figures(outcome)
-    drawn = [figure for figure in figures if isinstance(figure, Figure)]
-    if drawn:
-        make_folder(folder / "figures")
-    for figure in drawn:
-        for suffix, content in _drawn(figure):
-            write_atomically(folder / "figures" / f"{figure.name}.{suffix}", content, durably=False)
+    widths = _draw([figure for figure in figures if isinstance(figure, Figure)], folder / "figures")
     write_atomically(folder / "report.html", make_page(outcome, folder), durably=False)
     day = origin_of(outcome).last_day
     contents = Contents(
@@ -209,6 +211,7 @@ def _write(folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence
         damaged=list(snapshot.damaged),
         cleaned=cleaned,
         figures=figures,
+        widths=widths,
         files=[(name, what) for name, what in _FILES.items() if name in _AT_LAST or (folder / name).exists()],
     )
     programs = sorted({machine.compbench for machine in outcome.machines.values()})
@@ -217,10 +220,17 @@ def _write(folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence
     write_atomically(folder / "README.md", publication_page(outcome, contents), durably=False)
 
 
-def _drawn(figure: Figure) -> Iterator[tuple[str, str | bytes]]:
-    yield "svg", as_svg(figure)
-    yield "pdf", as_pdf(figure)
-    yield "png", as_png(figure)
+def _draw(figures: Sequence[Figure], folder: Path) -> dict[str, int]:
+    """Draws figures into a folder; returns how many pixels wide each is shown, by its name."""
+    widths = {}
+    for figure in figures:
+        make_folder(folder)
+        svg = as_svg(figure)
+        for suffix, content in (("svg", svg), ("pdf", as_pdf(figure)), ("png", as_png(figure))):
+            write_atomically(folder / f"{figure.name}.{suffix}", content, durably=False)
+        points = re.search(r'<svg[^>]*? width="([0-9.]+)', svg)
+        widths[figure.name] = round(_ENLARGED * float(points[1])) if points else _WIDTH
+    return widths
 
 
 def _version(folder: Path) -> str:
