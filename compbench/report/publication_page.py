@@ -115,7 +115,7 @@ def _again(outcome: Outcome, contents: Contents) -> str:
         "another version of torch, sums are rounded otherwise, which makes another training of each; times are those "
         "of the machine."
     )
-    sections.append("All else in this folder, from the records in it, byte for byte:")
+    sections.append("All else in this folder, from the records in it, byte for byte by the same version of compbench:")
     named = "".join(f" --author {shlex.quote(str(author))}" for author in contents.authors)
     logs = " --logs" if "logs/" in dict(contents.files) else ""
     sections.append(fenced(f"compbench publish . ../again{named}{logs}"))
@@ -125,7 +125,7 @@ def _again(outcome: Outcome, contents: Contents) -> str:
 def _files(contents: Contents) -> str:
     lines = ["## What is in this folder", "", "| file | what |", "| --- | --- |"]
     lines += [f"| [`{path}`]({path}) | {what} |" for path, what in contents.files]
-    kept = "Records carry a checksum of their own, and are here as they were written, byte for byte"
+    kept = "Records are here as they were written, byte for byte, with a checksum of their own from schema 3 on"
     if contents.cleaned:
         kept += (
             f", but for {len(contents.cleaned)} whose reason, log or other text named a folder, a person or a host: "

@@ -29,8 +29,8 @@ from compbench.report.page import make_page
 from compbench.report.publication_page import Contents, incomplete, publication_page
 from compbench.report.snapshot import CLEANED, Snapshot
 from compbench.report.tables import results_table
-from compbench.run.files import folder_in_the_making, make_folder, write_atomically
-from compbench.run.store import LOGGER, Store, Warn
+from compbench.run.files import make_folder, write_atomically
+from compbench.run.store import LOGGER, Store, Warn, store_in_the_making
 
 TABLES = {"table.csv": "csv", "table.json": "json", "table.tex": "latex_booktabs"}
 """The files that hold the table, with their formats."""
@@ -125,18 +125,15 @@ def publish_results(
     store, suite = Store.open(directory, warn)
     replaced = check_place(into, directory, suite.name)
     snapshot = Snapshot.of(store, suite, options.logs, options.allow_paths)
-    try:
-        with folder_in_the_making(into.resolve()) as folder:
-            cleaned = snapshot.write(folder)
-            outcome = read_outcome(folder, warn)
-            unfinished = incomplete(outcome, list(snapshot.damaged))
-            if unfinished and options.complete:
-                raise SettingsError(f"--complete: {unfinished} (allowed: results of which every cell is there and ok)")
-            _write(folder, outcome, snapshot, cleaned, options)
-            files = write_checksums(folder)
-            remarks = [*snapshot.remarks(), *_remarks(outcome, unfinished, options, mentions(folder, own_names))]
-    except OSError as error:
-        raise StoreError(f"can't write {into}: {error.strerror or error}") from error
+    with store_in_the_making(into) as folder:
+        cleaned = snapshot.write(folder)
+        outcome = read_outcome(folder, warn)
+        unfinished = incomplete(outcome, list(snapshot.damaged))
+        if unfinished and options.complete:
+            raise SettingsError(f"--complete: {unfinished} (allowed: results of which every cell is there and ok)")
+        remarks = [*snapshot.remarks(), *_write(folder, outcome, snapshot, cleaned, options)]
+        files = write_checksums(folder)
+        remarks += _remarks(outcome, unfinished, options, mentions(folder, own_names))
     return Publication(into, files, len(outcome.results), len(outcome.keys), replaced, remarks)
 
 
@@ -194,14 +191,20 @@ def _not_replaceable(place: Path, suite: str) -> str:
     return ""
 
 
-def _write(folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence[str], options: PublishOptions) -> None:
-    """Puts into the folder what is made of the records in it."""
+def _write(
+    folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence[str], options: PublishOptions
+) -> list[str]:
+    """Puts into the folder what is made of the records in it; returns what can't be made of them, a line each."""
+    remarks = []
     table = results_table(outcome)
     for name, layout in TABLES.items():
         write_atomically(folder / name, as_text(table, layout).rstrip("\n") + "\n", durably=False)
     figures = make_figures(outcome)
     widths = _draw([figure for figure in figures if isinstance(figure, Figure)], folder / "figures")
-    write_atomically(folder / "report.html", make_page(outcome, folder), durably=False)
+    try:
+        write_atomically(folder / "report.html", make_page(outcome, folder), durably=False)
+    except StoreError as error:  # of very many cells, which all else has room for
+        remarks.append(f"without report.html: {error}")
     day = origin_of(outcome).last_day
     contents = Contents(
         title=f"{outcome.name}: results of compbench",
@@ -218,6 +221,7 @@ def _write(folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence
     cff = citation(contents.title, contents.version, day, outcome.description, contents.authors, programs)
     write_atomically(folder / "CITATION.cff", cff, durably=False)
     write_atomically(folder / "README.md", publication_page(outcome, contents), durably=False)
+    return remarks
 
 
 def _draw(figures: Sequence[Figure], folder: Path) -> dict[str, int]:
