@@ -35,7 +35,7 @@ Examples:
 
 def across(
     directories: Annotated[
-        list[Path], typer.Argument(help="Results folders, or folders of several of them.", metavar="DIR...")
+        list[Path], typer.Argument(help="Results folders, or folders of several of them.", metavar="DIR")
     ],
     metric: Annotated[
         list[str] | None,

@@ -32,7 +32,7 @@ def findings(outcome: Outcome) -> list[str]:
     """
     verdicts = {metric: judge(outcome, metric, margin) for metric, margin in outcome.margins.items()}
     rows = make_rows(outcome)
-    shown = [row for row in rows if any(cell.result for cell in row.cells)]
+    shown = [row for row in rows if _has_been_run(row)]
     measured = _measured(outcome)
     of_row: dict[tuple[str, int], list[Verdict]] = {}
     for metric in verdicts:
@@ -40,7 +40,7 @@ def findings(outcome: Outcome) -> list[str]:
             of_row.setdefault((verdict.arm, verdict.depth), []).append(verdict)
     found = [" ".join(_opening(outcome, verdicts, shown, measured))]
     found += [text for row in shown if (text := _of_row(row, of_row.get((row.arm, row.depth), [])))]
-    return found + _not_run([row for row in rows if row not in shown])
+    return found + _not_run([row for row in rows if not _has_been_run(row)])
 
 
 def _measured(outcome: Outcome) -> list[str]:
@@ -160,6 +160,10 @@ def _of_row(row: Row, verdicts: Sequence[Verdict]) -> str:
     clauses = [*_untested(verdicts), *(_clause(verdict, row.cells) for verdict in verdicts)]
     told = "; ".join(clause for clause in clauses if clause)
     return f"{start}{whose} {_costs(row)}{': ' if told else ''}{told}."
+
+
+def _has_been_run(row: Row) -> bool:
+    return any(cell.result for cell in row.cells)
 
 
 def _is_reference(row: Row) -> bool:

@@ -224,11 +224,14 @@ def power(n: int, effect: float, sd: float, level: float = ALPHA) -> float:
         sd: standard deviation of the differences, above 0.
         level: level of the test.
     """
-    from scipy import stats  # takes over a second, which a command that needs no power should not wait for
+    noncentrality = min(effect / sd, _LARGEST_EFFECT) * math.sqrt(n)
+    critical = -special.stdtrit(n - 1, level)
+    chance = 1 - float(special.nctdtr(n - 1, noncentrality, critical))
+    if math.isnan(chance):  # its series has not converged, which happens far out
+        from scipy import stats  # takes over a second, and can nearly always be done without
 
-    # Far beyond, the power is 1, and the series of the noncentral distribution need not converge.
-    distance = min(effect / sd, _LARGEST_EFFECT)
-    return float(stats.nct.sf(stats.t.isf(level, n - 1), n - 1, distance * math.sqrt(n)))
+        chance = float(stats.nct.sf(critical, n - 1, noncentrality))
+    return chance
 
 
 def seeds_needed(effect: float, sd: float, family: int = 1) -> int | None:

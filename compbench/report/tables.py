@@ -89,11 +89,10 @@ def results_table(outcome: Outcome, view: View | None = None) -> Table:
     columns = catalogue.columns(_names(view, by, metric_names(shown), judged), shown)
     best = best_places(shown, columns)
     names, records = _data(view, by, rows, columns)
+    places = {id(row): place for place, row in enumerate(shown)}
     for row, record in zip(rows, records, strict=True):
-        record |= {
-            metric + VERDICT: catalogue.verdict(metric, row) for metric in judged if metric + VERDICT not in names
-        }
-        place = shown.index(row) if row in shown else None
+        record |= {metric + VERDICT: catalogue.verdict(metric, row) for metric in judged}
+        place = places.get(id(row), -1)
         record["best"] = [column.name for index, column in enumerate(columns) if (place, index) in best]
     occurring = {catalogue.verdict(metric, row) for metric in judged for row in shown}
     return Table(

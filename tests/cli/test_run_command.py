@@ -63,8 +63,9 @@ def test_a_run_keeps_every_cell_and_prints_the_table(compbench, folder):
     assert records(folder / "results" / "tiny") == sorted(
         f"{arm}-d{depth}-s{seed}" for arm in ("none", "int8") for depth in (2, 4) for seed in (0, 1)
     )
-    rows = [line.split()[:3] for line in out.splitlines() if line.startswith("int8 ")]
-    assert rows == [["int8", "2", "ok"], ["int8", "4", "ok"]]
+    rows = [line.split()[:2] for line in out.splitlines() if line.startswith("int8 ")]
+    assert rows == [["int8", "2"], ["int8", "4"]]
+    assert "- in every row: status ok, seeds 2" in out
     assert (folder / "results" / "tiny" / "README.md").is_file()
     assert (folder / "results" / "tiny" / "table.csv").is_file()
 
@@ -268,3 +269,20 @@ def test_what_an_executor_does_not_take_is_bad_input(compbench, folder, options,
     status, _, err = compbench("run", "tiny.yaml", *options)
     assert (status, err) == (2, f"error: {expected}\n")
     assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
+def test_a_margin_for_a_metric_that_the_workload_does_not_have_stops_the_run_before_it_begins(compbench, folder):
+    (folder / "tiny.yaml").write_text(SUITE + "margins: {sovled: 0.05}\n")
+    status, out, err = compbench("run", "tiny.yaml")
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: tiny.yaml:11: unknown metric 'sovled'; did you mean 'solved'? (allowed: solved, token_accuracy)\n"
+    )
+    assert not (folder / "results").exists()
+
+
+def test_which_way_metrics_are_better_is_kept_with_the_results(compbench, folder):
+    (folder / "tiny.yaml").write_text(SUITE + "margins: {solved: 0.05}\nlower_is_better: [solved]\n")
+    compbench("run", "tiny.yaml")
+    assert Store(folder / "results" / "tiny").suite().lower_is_better == ["solved"]
+    assert "### solved, lower is better, margin 5 points" in (folder / "results" / "tiny" / "README.md").read_text()

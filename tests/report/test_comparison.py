@@ -11,7 +11,7 @@ from scipy import stats
 from compbench.errors import SettingsError
 from compbench.report.comparison import Side, compare
 from compbench.report.comparison_table import comparison_table
-from compbench.report.formats import FORMATS, as_text
+from compbench.report.formats import FORMATS, Screen, as_text
 from compbench.run.environment import Environment
 from compbench.suite.cell import Measuring, PluginReference, Training
 from tests.report.made_up import MACHINE, arithmetic, cell, outcome, result, scores
@@ -394,3 +394,13 @@ def test_made_again_it_is_the_same_bytes():
     a, b = outcome(scores("laser", BEFORE)), outcome(scores("laser", AFTER), machines={OTHER.hash: OTHER})
     for layout in FORMATS:
         assert len({as_text(comparison_table(compared(a, b)), layout) for _ in range(3)}) == 1
+
+
+def test_on_a_narrow_terminal_every_part_says_whose_its_figures_are():
+    made = [r for arm in ("laser", "checkpoint_int8") for depth in (4, 8) for r in scores(arm, BEFORE, depth=depth)]
+    table = comparison_table(compared(outcome(made), outcome(made)))
+    lines = as_text(table, "terminal", Screen(76)).splitlines()
+    assert max(map(len, lines)) <= 76
+    rows = [line.split()[:3] for line in lines if "solved %" in line]
+    named = [[arm, str(depth), "solved"] for arm in ("laser", "checkpoint_int8") for depth in (4, 8)]
+    assert rows == named * 3

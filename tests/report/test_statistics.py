@@ -179,6 +179,17 @@ def test_the_interval_is_within_the_margins_as_often_as_two_one_sided_tests_pass
     assert (np.abs(intervals) < margin).all(axis=1).mean() == pytest.approx(chance, abs=0.04)
 
 
+@given(n=st.integers(2, 300), effect=st.floats(0.001, 60), level=st.sampled_from([0.05, 0.05 / 8, 0.05 / 100]))
+def test_power_is_that_of_scipys_noncentral_distribution(n, effect, level):
+    expected = stats.nct.sf(stats.t.isf(level, n - 1), n - 1, min(effect, 50) * np.sqrt(n))
+    assert power(n, effect * 2.0, 2.0, level) == pytest.approx(expected, abs=1e-9)
+
+
+def test_power_is_known_where_the_quick_series_does_not_converge():
+    assert power(8, 20.0, 1.0, ALPHA / 8) == pytest.approx(1.0)
+    assert power(20, 11.0, 1.0, ALPHA / 100) == pytest.approx(1.0)
+
+
 def rejections(n, mean, margin, runs=20_000):
     samples = np.random.default_rng(0).normal(mean, 1.0, (runs, n))
     assert p_above(samples[:3], -margin) == pytest.approx([paired_test(s, margin).p_non_inferior for s in samples[:3]])

@@ -132,7 +132,7 @@ def test_what_wrote_an_older_record_and_that_it_has_no_checksum_is_said(store):
         f'{{"schema_version": 2, "key": "{cell.key}", "cell": {cell.model_dump_json()}, "status": "ok"}}'
     )
     assert explain(store, cell).details[1:] == [
-        "written in schema 2, and read as schema 3",
+        "written in schema 2, and read as schema 4",
         "it has no checksum: whether it was edited can't be seen",
     ]
 

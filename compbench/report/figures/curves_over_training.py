@@ -176,7 +176,14 @@ def _chart(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], subject: _Sub
     line = (
         alt.Chart(name="lines")
         .mark_line(strokeWidth=1.1)
-        .encode(x=x, y=alt.Y("mean:Q"), color=colour, strokeDash=key.dash(arms), opacity=pick.opacity, tooltip=told)
+        .encode(
+            x=x,
+            y=alt.Y("mean:Q"),
+            color=colour,
+            strokeDash=key.dash(arms, lines=True),
+            opacity=pick.opacity,
+            tooltip=told,
+        )
     )
     names = list(dict.fromkeys(row["panel"] for row in rows))
     chart = panels([area, line.add_params(pick.parameter)], "curves", names, _PANEL_HEIGHT, panel_width())
@@ -204,7 +211,10 @@ def _caption(
         sentences.append(thinning)
     ended = [cell for cell in outcome.cells if cell.result and cell.status != "ok"]
     if ended:
-        sentences.append(f"{len(ended)} cells that did not end well are left out.")
+        cells = (
+            "1 cell that did not end well is" if len(ended) == 1 else f"{len(ended)} cells that did not end well are"
+        )
+        sentences.append(f"{cells} left out.")
     return " ".join([*sentences, *left_out(outcome.groups, seeds, "such a curve")])
 
 

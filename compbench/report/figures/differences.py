@@ -21,7 +21,7 @@ from compbench.report.tables import words
 from compbench.report.verdicts import REFERENCE
 from compbench.run.result import CellResult
 
-_WIDEST_LABEL = 85
+_WIDEST_LABEL = 110
 _ROW_HEIGHT = 12
 
 _MOST_SAID = 12
@@ -102,11 +102,14 @@ def _chart(found: Mapping[Group, Differences], metric: str, margin: float | None
     of_seed = [alt.Tooltip("arm:N"), alt.Tooltip("seed:O"), _told("difference", "difference", unit)]
     of_mean = [alt.Tooltip("arm:N"), _told("difference", "mean", unit), _told("bound", "95 % lower bound", unit)]
     of_mean.append(alt.Tooltip("seeds:Q"))
+    bounds = [
+        _only("mean").mark_rule(strokeWidth=1.2).encode(x=x, x2="bound:Q", y=y, color=colour),
+        _only("mean").mark_tick(thickness=1.2, size=6).encode(x="bound:Q", y=y, color=colour, tooltip=of_mean),
+    ]
     layers = [
         _only("zero").mark_rule().encode(x=x),
         *([_only("margin").mark_rule(style="margin").encode(x=x)] if margin is not None else []),
-        _only("mean").mark_rule(strokeWidth=1.2).encode(x=x, x2="bound:Q", y=y, color=colour),
-        _only("mean").mark_tick(thickness=1.2, size=6).encode(x="bound:Q", y=y, color=colour, tooltip=of_mean),
+        *(bounds if any(differences.bound is not None for differences in found.values()) else []),
         _only("mean").mark_tick(thickness=2.2, size=9).encode(x=x, y=y, color=colour, tooltip=of_mean),
         _only("seed").mark_point(size=14, strokeWidth=1).encode(x=x, y=y, color=colour, tooltip=of_seed),
     ]

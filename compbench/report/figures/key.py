@@ -16,7 +16,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"
 
 DASHES = ([1, 0], [5, 2], [2, 1.5], [6, 1.5, 1.5, 1.5], [9, 2], [3, 3], [9, 1.5, 1.5, 1.5, 1.5, 1.5], [1, 2])
 
-_LONGEST_LABEL = 30
+_LONGEST_LABEL = 25
 _LEGEND_ROW = 10
 
 
@@ -54,10 +54,10 @@ class Key:
         legend = self._legend(shown, title, False)
         return alt.Shape(f"{self.field}:N", legend=legend).scale(domain=self._domain, range=shapes)
 
-    def dash(self, shown: Iterable[str] | None = None, title: str | None = None) -> alt.StrokeDash:
-        """Dashes, for the legend that :meth:`colour` has with the same arguments and lines; without any by default."""
+    def dash(self, shown: Iterable[str], title: str | None = None, *, lines: bool = False) -> alt.StrokeDash:
+        """Dashes, for the legend that :meth:`colour` has with the same arguments."""
         dashes = [DASHES[place] for place in self._places]
-        legend = None if shown is None else self._legend(shown, title, True)
+        legend = self._legend(shown, title, lines)
         return alt.StrokeDash(f"{self.field}:N", legend=legend).scale(domain=self._domain, range=dashes)
 
     def legend_height(self, shown: Iterable[str], title: str | None = None) -> int:
@@ -89,7 +89,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Pick:
-    """A parameter for one of a figure's charts, and the opacity by which all of them follow it."""
+    """A parameter, and the opacity by which all charts of a figure follow it.
+
+    It belongs to the first chart of a figure, or the first of its layers: a legend is the first one's.
+    """
 
     parameter: alt.Parameter
     opacity: Any
@@ -108,7 +111,7 @@ def short_labels(names: Iterable[str]) -> dict[str, str]:
     """Names as a figure has room for them: long ones are shortened in their middle, and no two become the same."""
     labels: dict[str, str] = {}
     for name in names:
-        text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
+        text = "".join(character if character.isprintable() else "?" for character in name)
         label, number = _shortened(text), 1
         while label in labels.values():
             number += 1

@@ -142,7 +142,8 @@ def _chart(
     y = alt.Y("size:Q", title=unit.of(quantity.axis), axis=alt.Axis(tickCount=5)).scale(zero=True)
     pick = key.pick()
     shared = {"x": x, "color": key.colour(measured, title), "opacity": pick.opacity}
-    fit = alt.Chart(alt.NamedData("laws")).mark_line(strokeWidth=1.2).encode(y=y, strokeDash=key.dash(), **shared)
+    fit = alt.Chart(alt.NamedData("laws"), name="lines").mark_line(strokeWidth=1.2)
+    fit = fit.encode(y=y, strokeDash=key.dash(measured, title), **shared).add_params(pick.parameter)
     seeds = alt.Chart(alt.NamedData("sizes")).mark_rule().encode(y=alt.Y("smallest:Q"), y2="largest:Q", **shared)
     told = [
         alt.Tooltip("arm:N", title="arm and law"),
@@ -150,8 +151,8 @@ def _chart(
         alt.Tooltip("size:Q", title=f"median, {unit.name}", format=".4~g"),
         alt.Tooltip("seeds:Q", title="seeds"),
     ]
-    marks = alt.Chart(alt.NamedData("sizes"), name="marks").mark_point(size=22, filled=True)
-    marks = marks.encode(y=y, shape=key.shape(measured, title), tooltip=told, **shared).add_params(pick.parameter)
+    marks = alt.Chart(alt.NamedData("sizes")).mark_point(size=22, filled=True)
+    marks = marks.encode(y=y, shape=key.shape(measured, title), tooltip=told, **shared)
     chart = fitted([fit, seeds, marks], _PLOT_HEIGHT + key.legend_height(measured, title))
     return finished(chart, sizes=sizes, laws=lines)
 

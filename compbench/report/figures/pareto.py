@@ -15,7 +15,7 @@ from compbench.report.figures.exactness import Evidence, exact_arms
 from compbench.report.figures.figure import Figure, NoFigure
 from compbench.report.figures.key import Key, arms_key
 from compbench.report.figures.metrics import finite, main_metric
-from compbench.report.figures.units import bytes_unit, listed, metric_title, metric_unit
+from compbench.report.figures.units import bytes_unit, listed, metric_title, metric_unit, stem
 from compbench.report.outcome import Outcome
 from compbench.report.rows import Row, make_rows, ok_results
 from compbench.report.tables import words
@@ -59,20 +59,38 @@ def pareto_front(costs: Sequence[Sequence[float]]) -> list[bool]:
 
 
 def pareto(outcome: Outcome) -> list[Figure | NoFigure]:
-    """A figure for each depth at which two arms or more can be compared."""
+    """A figure for each depth, and each workload and training there, at which two arms or more can be compared."""
     rows = make_rows(outcome)
     metric = main_metric(outcome, rows)
     if metric is None:
         return [NoFigure("pareto", _TITLE, "No cell that ended well has a held-out metric.")]
     found: list[Figure | NoFigure] = []
     for depth in sorted({row.depth for row in rows}):
-        candidates = [_candidate(row, metric) for row in rows if row.depth == depth]
-        figure = _figure(outcome, depth, metric, [candidate for candidate in candidates if candidate.seeds])
-        found += [figure] if figure else []
+        tasks: dict[str, list[Row]] = {}
+        for row in rows:
+            if row.depth == depth and row.seeds:
+                tasks.setdefault(_task(row), []).append(row)
+        for of_task in tasks.values():
+            where = f"depth {depth}" + (_in_common(of_task) if len(tasks) > 1 else "")
+            figure = _figure(outcome, where, metric, [_candidate(row, metric) for row in of_task])
+            found += [figure] if figure else []
     if found:
         return found
     reason = "At no depth do two arms have both saved bytes and a held-out metric, and one alone is not compared."
     return [NoFigure("pareto", _TITLE, reason)]
+
+
+def _task(row: Row) -> str:
+    """What the arms of a figure have in common: what is trained and how, whatever is compressed."""
+    cell = ok_results(row.cells)[0].cell
+    return f"{cell.workload.model_dump_json()} {cell.training.model_dump_json()}"
+
+
+def _in_common(rows: Sequence[Row]) -> str:
+    """The values of matrix axes that all of some rows share, such as ``, hidden=64``."""
+    variants = [ok_results(row.cells)[0].cell.variant for row in rows]
+    shared = [(axis, value) for axis, value in variants[0].items() if all(v.get(axis) == value for v in variants)]
+    return "".join(f", {axis}={value}" for axis, value in shared)
 
 
 def _candidate(row: Row, metric: str) -> Candidate:
@@ -87,7 +105,7 @@ def _candidate(row: Row, metric: str) -> Candidate:
     )
 
 
-def _figure(outcome: Outcome, depth: int, metric: str, candidates: Sequence[Candidate]) -> Figure | None:
+def _figure(outcome: Outcome, where: str, metric: str, candidates: Sequence[Candidate]) -> Figure | None:
     timed = any(candidate.time_ratio is not None for candidate in candidates)
     complete = [
         candidate
@@ -102,9 +120,9 @@ def _figure(outcome: Outcome, depth: int, metric: str, candidates: Sequence[Cand
     key = arms_key(outcome)
     key = key.relabelled({arm: f"{key.labels[arm]}, exact" for arm in exact})
     left_out = [candidate.arm for candidate in candidates if candidate.arm not in front]
-    caption = _caption(depth, metric, timed, front, exact, left_out)
+    caption = _caption(where, metric, timed, front, exact, left_out)
     chart = _chart(complete, front, exact, key, metric, timed)
-    return Figure(f"pareto_depth_{depth}", f"{_TITLE} at depth {depth}", caption, chart)
+    return Figure(f"pareto_{stem(where.replace(', ', '_').replace(' ', '_'))}", f"{_TITLE} at {where}", caption, chart)
 
 
 def _chart(
@@ -136,7 +154,7 @@ def _chart(
     x = alt.X("saved:Q", title=unit.of("saved for backward"), scale=scale)
     x = x.axis(values=ticks, format="~g") if ticks else x.axis(tickCount=5)
     pick = key.pick()
-    filling = alt.FillOpacity("front:N", legend=None).scale(domain=[_ON_FRONT, _BEATEN], range=[1, 0])
+    filling = alt.FillOpacity("front:O", legend=None).scale(domain=[_ON_FRONT, _BEATEN], range=[1, 0])
     told = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("saved:Q", title=f"saved, {unit.name}", format=".4~g"),
@@ -146,40 +164,37 @@ def _chart(
         alt.Tooltip("front:N", title="Pareto front"),
     ]
 
-    def panel(y: alt.Y, x: alt.X, name: str, spread: bool) -> alt.LayerChart:
-        base = alt.Chart(alt.NamedData("arms"))
-        colour = key.colour(shown, _LEGEND)
-        bars = base.mark_rule().encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour, opacity=pick.opacity)
-        rings = base.mark_point(style="ring").encode(x=x, y=y, opacity=pick.opacity)
-        rings = rings.transform_filter(alt.FieldEqualPredicate(field="exact", equal=True))
+    base = alt.Chart(alt.NamedData("arms"))
+    colour, opacity = key.colour(shown, _LEGEND), pick.opacity
+
+    def panel(y: alt.Y, x: alt.X, first: Sequence[alt.Chart]) -> alt.LayerChart:
         marks = base.mark_point(size=30, strokeWidth=1.2, filled=False).encode(
             x=x,
             y=y,
             color=colour,
-            fill=alt.Fill("arm:N", legend=None).scale(domain=list(key.labels.values())),
+            fill=alt.Fill("arm:N", legend=colour["legend"], scale=colour["scale"]),
             fillOpacity=filling,
             shape=key.shape(shown, _LEGEND),
-            opacity=pick.opacity,
+            opacity=opacity,
             tooltip=told,
         )
-        marks = marks.properties(name=name)
-        if spread:  # the first of the panels, which has the parameter for both
-            return layered(bars, rings, marks.add_params(pick.parameter))
-        return layered(rings, marks)
-
-    def layered(*layers: alt.Chart) -> alt.LayerChart:
-        return alt.LayerChart(layer=list(layers)).properties(width=panel_width(), height=_PANEL_HEIGHT)
+        rings = base.mark_point(style="ring").encode(x=x, y=y, opacity=opacity)
+        rings = rings.transform_filter(alt.FieldEqualPredicate(field="exact", equal=True))
+        layers = [*first, marks, rings]
+        return alt.LayerChart(layer=layers).properties(width=panel_width(), height=_PANEL_HEIGHT)
 
     score = alt.Y("score:Q", title=metric_title(metric), axis=axis_of(tickCount=5)).scale(zero=False, padding=6)
     ratio = alt.Y("ratio:Q", title="time ratio", axis=axis_of(tickCount=5)).scale(zero=False, padding=6)
-    charts = [panel(score, x.title(None) if timed else x, "scores", True)]
+    above = x.title(None) if timed else x
+    spread = base.mark_rule().encode(x=above, y=alt.Y("low:Q"), y2="high:Q", color=colour, opacity=opacity)
+    charts = [panel(score, above, [spread.properties(name="spread").add_params(pick.parameter)])]
     if timed:
-        charts.append(panel(ratio, x, "ratios", False))
+        charts.append(panel(ratio, x, []))
     return finished(stacked(charts), arms=rows)
 
 
 def _caption(
-    depth: int,
+    where: str,
     metric: str,
     timed: bool,
     front: Mapping[str, bool],
@@ -190,7 +205,7 @@ def _caption(
     by += ["time ratio, a step with the strategy over one without (median over seeds)"] if timed else []
     on, beaten = [arm for arm in front if front[arm]], [arm for arm in front if not front[arm]]
     sentences = [
-        f"Arms at depth {depth} by {listed(by)}; bars are plus and minus one standard deviation over seeds.",
+        f"Arms at {where} by {listed(by)}; bars are plus and minus one standard deviation over seeds.",
         f"Filled marks are on the Pareto front, where no other arm is at least as good in all {len(by)} and better in "
         f"one: {listed(on)}.",
     ]

@@ -177,7 +177,7 @@ def _chart(curves: Curves, key: Key) -> dict[str, Any]:
             x=alt.X("step:Q", title=title, axis=alt.Axis(tickCount=5, grid=False)).scale(nice=False),
             y=alt.Y("value:Q", title=_AXES[name], axis=axis_of(tickCount=5), scale=scales[name]),
             color=key.colour(curves, lines=True),
-            strokeDash=key.dash(curves),
+            strokeDash=key.dash(curves, lines=True),
             opacity=pick.opacity,
             tooltip=told,
         )

@@ -23,7 +23,7 @@ MOST_ARMS = 8
 """Of one figure; more arms are in further figures."""
 
 _BAR_HEIGHT = 3.4
-_WIDEST_LABEL = 95
+_WIDEST_LABEL = 110
 
 Sizes = Mapping[str, int]
 """Bytes that a step keeps, by site."""

@@ -26,7 +26,9 @@ _NARROWEST_PROSE = 24
 _LONGEST_WORD = 40
 """Words up to this length are not broken."""
 
-_MOST_KEYS = 3
+_MOST_FOR_KEYS = 2 / 3
+"""The share of a line that columns which tell rows apart may take, if they are to stand in every part."""
+
 _WIDEST = 100_000
 _TONES: dict[Tone, str] = {"good": "green", "doubtful": "yellow", "bad": "red"}
 
@@ -69,7 +71,7 @@ def as_terminal(table: Table, screen: Screen) -> str:
     """
     shown = folded(table)
     columns = [_column(shown, place) for place in range(len(shown.headers))]
-    parts = [columns] if screen.width is None else _parts(columns, _keys(shown), screen.width)
+    parts = [columns] if screen.width is None else _parts(columns, _keys(columns, screen.width), screen.width)
     sentences = shown.all_sentences if screen.styles else shown.sentences
     items = "\n".join(_item(visible(sentence), screen.width) for sentence in sentences)
     return "\n\n".join([*(_drawn(shown, part, screen) for part in parts), *([items] if items else [])]) + "\n"
@@ -86,12 +88,13 @@ def _column(table: Table, place: int) -> _Column:
     return _Column(place, header, texts, in_words, narrowest)
 
 
-def _keys(table: Table) -> int:
-    """How many columns at the beginning tell the rows apart."""
-    for count in range(1, min(_MOST_KEYS, len(table.headers) - 1) + 1):
-        if len({tuple(row[:count]) for row in table.cells}) == len(table.cells):
-            return count
-    return min(1, len(table.headers))
+def _keys(columns: Sequence[_Column], width: int) -> int:
+    """How many columns at the beginning tell the rows apart; one where those would take too much of a line."""
+    for count in range(1, len(columns)):
+        rows = list(zip(*(column.texts for column in columns[:count]), strict=True))
+        if len(set(rows)) == len(rows):
+            return count if _least_width(columns[:count]) <= _MOST_FOR_KEYS * width else 1
+    return min(1, len(columns))
 
 
 def _parts(columns: Sequence[_Column], keys: int, width: int) -> list[Sequence[_Column]]:
@@ -139,7 +142,6 @@ def _drawn(table: Table, part: Sequence[_Column], screen: Screen) -> str:
         color_system="standard" if screen.styles else None,
         no_color=not screen.colours,
         legacy_windows=False,
-        _environ={},
     )
     console.print(drawn)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
@@ -153,4 +155,6 @@ def _style(table: Table, row: int, column: int, screen: Screen) -> Style:
 def _item(sentence: str, width: int | None) -> str:
     if width is None:
         return f"- {sentence}"
-    return textwrap.fill(sentence, width, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
+    return textwrap.fill(
+        sentence, width, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )

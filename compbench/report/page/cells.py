@@ -64,11 +64,13 @@ class Details:
     """All that a record says.
 
     Attributes:
+        summary: in a line, what there is.
         loss: the training's loss; None where no step was made.
         sites: None where there are none, or where the page leaves them out.
         log: None where there is none.
     """
 
+    summary: str
     groups: Sequence[Group]
     loss: Curve | None
     sites: Sites | None
@@ -82,21 +84,19 @@ class CellEntry:
     Attributes:
         key: its key, and its anchor on the page.
         values: its row, in the order of the columns; of a cell without a record those alone that its key tells.
-        summary: in a line, what there is to unfold.
         remarks: what a reader of its row might be misled by.
         reason: why it is not ok; empty where it is.
         last_lines: of the log of a cell that is not ok.
-        details: None where it has no record, or where the page leaves them out.
+        result: its record, of which :func:`details` tells the rest; None where there is none.
     """
 
     key: str
     status: str
     values: Sequence[Value]
-    summary: str
     remarks: Sequence[str]
     reason: str
     last_lines: str
-    details: Details | None
+    result: CellResult | None
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,8 @@ class CellTable:
     entries: Sequence[CellEntry]
 
 
-def cell_table(outcome: Outcome, logs: Mapping[str, Log], extent: Extent) -> CellTable:
-    """The table of a suite's cells.
-
-    Args:
-        outcome: the suite's results.
-        logs: by the cell's key, for those that have one.
-        extent: how much of each record there is to be.
-    """
+def cell_table(outcome: Outcome) -> CellTable:
+    """The table of a suite's cells."""
     results = [cell.result for cell in outcome.cells if cell.result]
     metrics = dict.fromkeys(name for result in results for name in result.metrics)
     quantities = [
@@ -126,29 +120,25 @@ def cell_table(outcome: Outcome, logs: Mapping[str, Log], extent: Extent) -> Cel
     divisor, unit = unit_of_bytes(max(sizes, default=0))
     suffixes = {"bytes": f" {unit}", "share": " %", "rate": " %"}
     headers = [*_NAMED_BY, *(figure.title + suffixes.get(figure.unit, "") for figure in quantities)]
-    entries = [_entry(cell, quantities, divisor, logs.get(cell.key), extent) for cell in outcome.cells]
+    entries = [_entry(cell, quantities, divisor) for cell in outcome.cells]
     flush_left = [header in ("arm", "status") for header in headers]
     return CellTable(columns(headers, flush_left, [entry.values for entry in entries]), entries)
 
 
-def _entry(
-    cell: PlannedCell, quantities: Sequence[Quantity], divisor: float, log: Log | None, extent: Extent
-) -> CellEntry:
+def _entry(cell: PlannedCell, quantities: Sequence[Quantity], divisor: float) -> CellEntry:
     result = cell.result
     start = [word(cell.arm), quantity(str(cell.depth)), quantity(str(cell.seed)), _status(cell.status)]
     if result is None:
-        return CellEntry(cell.key, cell.status, start, "", (), _MISSING, "", None)
+        return CellEntry(cell.key, cell.status, start, (), _MISSING, "", None)
     ok = result.status == "ok"
-    shown = extent.settings or not ok
     return CellEntry(
         key=cell.key,
         status=cell.status,
         values=[*start, *(_figure(figure, result, divisor) for figure in quantities)],
-        summary=_summary(result, log, extent) if shown else "",
         remarks=remarks(result),
         reason="" if ok else without_folders(" ".join(result.reason.split())) or "no reason given",
         last_lines="" if ok else as_shown("\n".join(result.log_tail[-_LAST_LINES:])),
-        details=details(result, log, extent) if shown else None,
+        result=result,
     )
 
 
@@ -182,7 +172,13 @@ def remarks(result: CellResult) -> list[str]:
 
 
 def details(result: CellResult, log: Log | None, extent: Extent) -> Details:
-    """All that a record says, as far as the page has room for it."""
+    """All that a record says, as far as the page has room for it.
+
+    Args:
+        result: the record.
+        log: the cell's; None where there is none.
+        extent: the room that there is.
+    """
     groups = [
         Group("Settings", _settings(result.cell)),
         Group("Run", _run(result)),
@@ -196,6 +192,7 @@ def details(result: CellResult, log: Log | None, extent: Extent) -> Details:
         Group("Strategy's own figures", _statistics(result)),
     ]
     return Details(
+        summary=_summary(result, log, extent),
         groups=[group for group in groups if group.facts],
         loss=loss_curve(result.loss_curve),
         sites=_sites(result.memory) if extent.sites else None,

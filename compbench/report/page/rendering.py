@@ -18,9 +18,20 @@ _CODE = re.compile(r"`([^`]+)`")
 _MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 
 
-def render(**content: Any) -> str:
-    """The page of some content, by the names that ``page.html`` knows."""
-    return _environment().get_template("page.html").render(**content)
+def render(largest_bytes: int, **content: Any) -> str | None:
+    """The page of some content, by the names that ``page.html`` knows.
+
+    Args:
+        largest_bytes: of the page; one that grows larger is given up as soon as it does, and None.
+        content: what is on the page.
+    """
+    parts, size = [], 0
+    for part in _environment().get_template("page.html").generate(**content):
+        size += len(part.encode())
+        if size > largest_bytes:
+            return None
+        parts.append(part)
+    return "".join(parts)
 
 
 def template_text(name: str) -> str:

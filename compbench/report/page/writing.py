@@ -19,12 +19,12 @@ from compbench.report.evidence import (
 from compbench.report.findings import findings
 from compbench.report.origin import PLACEMENTS, machine_text, origin_of, shared_settings
 from compbench.report.outcome import Outcome, read_outcome
-from compbench.report.page.cells import CellTable, cell_table
+from compbench.report.page.cells import CellEntry, Details, cell_table, details
 from compbench.report.page.drawings import Drawings, draw_figures
 from compbench.report.page.embedding import content_security_policy, json_for_script, script_for_element
 from compbench.report.page.extent import EXTENTS, LARGEST_BYTES, Extent
 from compbench.report.page.failures import failures
-from compbench.report.page.logs import Log, read_log
+from compbench.report.page.logs import read_log
 from compbench.report.page.numbers import size
 from compbench.report.page.question import question
 from compbench.report.page.rendering import render, template_text
@@ -78,60 +78,67 @@ def make_page(outcome: Outcome, directory: Path | None = None, largest_bytes: in
     Raises:
         StoreError: the page would be larger, however much is left out.
     """
-    parts = _parts(outcome)
-    smallest = 0
+    content, drawings = _content(outcome), draw_figures(outcome)
     for extent in EXTENTS:
-        logs = _logs(outcome, directory, extent) if directory else {}
-        page = _rendered(parts, cell_table(outcome, logs, extent), extent)
-        if (smallest := len(page.encode())) <= largest_bytes:
+        page = _page(content, drawings, extent, directory, largest_bytes)
+        if page is not None:
             return page
     raise StoreError(
-        f"the page of {outcome.name} would take {size(smallest)} with its {len(outcome.cells):,} cells, even without "
-        f"their logs and sites (allowed: {size(largest_bytes)}); compbench table and compbench figures have no limit"
+        f"the page of {outcome.name} with its {len(outcome.cells):,} cells would be larger than {size(largest_bytes)}, "
+        "even without their settings, sites and logs (compbench table and compbench figures have no limit)"
     )
 
 
-def _logs(outcome: Outcome, directory: Path, extent: Extent) -> dict[str, Log]:
-    read = ((cell.key, read_log(directory, cell.key, extent.log_bytes)) for cell in outcome.cells if cell.result)
-    return {key: log for key, log in read if log}
+def _page(
+    content: Mapping[str, Any], drawings: Drawings, extent: Extent, directory: Path | None, largest_bytes: int
+) -> str | None:
+    """The page at one extent; None where it would be too large."""
+
+    def shown(entry: CellEntry) -> Details | None:
+        if entry.result is None or (entry.status == "ok" and not extent.settings):
+            return None
+        log = read_log(directory, entry.key, extent.log_bytes) if directory else None
+        return details(entry.result, log, extent)
+
+    library = script_for_element(drawings.library) if extent.interactive else ""
+    script = script_for_element(template_text("page.js"))
+    return render(
+        largest_bytes,
+        **content,
+        extent=extent,
+        details=shown,
+        drawings=drawings,
+        many_rows=_MANY_ROWS,
+        style=template_text("page.css"),
+        library=library,
+        script=script,
+        policy=content_security_policy(filter(None, [library, script])),
+    )
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """All of a page but its cells, whose extent depends on the room that there is.
-
-    Attributes:
-        content: by the names that the template knows.
-    """
-
-    content: Mapping[str, Any]
-    drawings: Drawings
-
-
-def _parts(outcome: Outcome) -> _Parts:
+def _content(outcome: Outcome) -> Mapping[str, Any]:
+    """All of a page that does not depend on the room that there is, by the names that the template knows."""
     origin = origin_of(outcome)
     results = [cell.result for cell in outcome.cells if cell.result]
-    return _Parts(
-        {
-            "name": outcome.name,
-            "description": outcome.description.strip(),
-            "question": question(outcome),
-            "findings": findings(outcome),
-            "tables": _tables(outcome),
-            "failures": failures(outcome),
-            "origin": origin,
-            "machines": [(share, machine_text(share.machine)) for share in origin.machines],
-            "placements": [PLACEMENTS[place] for place in origin.placements],
-            "settings": shared_settings(results),
-            "margins": outcome.margins,
-            "verdicts_title": VERDICTS_TITLE,
-            "verdicts_explained": VERDICTS_EXPLAINED,
-            "without_verdicts": without_verdicts(outcome),
-            "times_title": TIMES_TITLE,
-            "numbers": json_for_script({"name": f"{outcome.name}.csv", "text": as_csv(make_rows(outcome))}),
-        },
-        draw_figures(outcome),
-    )
+    return {
+        "name": outcome.name,
+        "description": outcome.description.strip(),
+        "question": question(outcome),
+        "findings": findings(outcome),
+        "tables": _tables(outcome),
+        "cells": cell_table(outcome),
+        "failures": failures(outcome),
+        "origin": origin,
+        "machines": [(share, machine_text(share.machine)) for share in origin.machines],
+        "placements": [PLACEMENTS[place] for place in origin.placements],
+        "settings": shared_settings(results),
+        "margins": outcome.margins,
+        "verdicts_title": VERDICTS_TITLE,
+        "verdicts_explained": VERDICTS_EXPLAINED,
+        "without_verdicts": without_verdicts(outcome),
+        "times_title": TIMES_TITLE,
+        "numbers": json_for_script({"name": f"{outcome.name}.csv", "text": as_csv(make_rows(outcome))}),
+    }
 
 
 def _tables(outcome: Outcome) -> Mapping[str, Any]:
@@ -153,19 +160,3 @@ def _tables(outcome: Outcome) -> Mapping[str, Any]:
         "ratios": sortable("ratios", TIMES_TITLE, ratios) if ratios else None,
         "phases": sortable("phases", "Where the time goes", replace(times, sentences=new)) if phases else None,
     }
-
-
-def _rendered(parts: _Parts, cells: CellTable, extent: Extent) -> str:
-    library = script_for_element(parts.drawings.library) if extent.interactive else ""
-    script = script_for_element(template_text("page.js"))
-    return render(
-        **parts.content,
-        cells=cells,
-        extent=extent,
-        drawings=parts.drawings,
-        many_rows=_MANY_ROWS,
-        style=template_text("page.css"),
-        library=library,
-        script=script,
-        policy=content_security_policy(filter(None, [library, script])),
-    )

@@ -217,6 +217,12 @@ def test_the_same_results_give_the_same_specifications_in_this_process_and_in_an
 ROOT = Path(__file__).parents[3]
 
 
+def test_parameters_and_views_have_names_that_altair_does_not_count_up():
+    found = [param for figure in drawn(figures_of("whole")) for param in figure.specification.get("params", [])]
+    assert {param["name"] for param in found} == {"picked"}
+    assert {view for param in found for view in param["views"]} == {"lines", "spread_0", "rank", "bars"}
+
+
 def test_the_order_in_which_records_are_found_does_not_show():
     made = OUTCOMES["whole"]
     again = dataclasses.replace(made, results=dict(reversed(made.results.items())))

@@ -49,6 +49,15 @@ def test_whatever_names_say_pdflatex_sets_them(tmp_path):
 
 
 @needs_latex
+def test_no_row_is_taken_for_an_option_of_the_one_before(tmp_path):
+    names = ["[1cm]", "*", "[laser, int8]", "*starred*", "\\\\[2cm]", "(x)"]
+    made = Table(["arm", "n"], [[name, "1"] for name in names], words=["arm"], sections=range(1, len(names)))
+    page, _ = set_by_latex(tmp_path, as_text(made, "latex_booktabs"))
+    if page:
+        assert [line.split("  ")[0].strip() for line in page.splitlines() if line.strip().endswith(" 1")] == names
+
+
+@needs_latex
 def test_the_default_table_fits_a_line_of_an_article(tmp_path):
     values = [0.80, 0.82, 0.84]
     made = outcome(

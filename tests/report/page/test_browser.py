@@ -436,6 +436,15 @@ def test_figures_are_drawn_anew_and_tell_their_numbers(opened):
     assert "arm" in tip.text
 
 
+def test_figures_have_the_colours_of_the_page_though_these_change_while_they_are_drawn(opened):
+    for dark in (True, False, True):
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": _media(dark=dark)})
+        opened.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")  # it is noticed
+    for figure in drawn_figures(opened, "dark"):
+        labels = figure.find_elements(By.CSS_SELECTOR, ".live .role-axis-label text")
+        assert {label.get_attribute("fill").upper() for label in labels} == {"#E8E8E8"}
+
+
 def test_figures_and_numbers_are_saved(opened, page):
     folder, made = page[0].parent, page[1]
     opened.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})

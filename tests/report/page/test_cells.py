@@ -28,8 +28,8 @@ SITE = {
 }
 
 
-def rows(*results, missing=(), extent=EXTENTS[0]):
-    table = cell_table(outcome(results, missing=missing), {}, extent)
+def rows(*results, missing=()):
+    table = cell_table(outcome(results, missing=missing))
     headers = [column.header for column in table.columns]
     return [
         (entry, dict(zip(headers, (value.text for value in entry.values), strict=False))) for entry in table.entries
@@ -65,7 +65,7 @@ def test_a_cell_that_was_not_run_is_a_row_that_says_so():
     _, (entry, row) = rows(result(seed=0), missing=[cell("int8", 8, 3)])
     assert row == {"arm": "int8", "depth": "8", "seed": "3", "status": "missing"}
     assert entry.reason == "not run: there is no record of it that can be used"
-    assert entry.details is None
+    assert entry.result is None
 
 
 def test_a_cell_that_failed_has_its_reason_and_the_last_lines_of_its_log():
@@ -100,7 +100,8 @@ def test_what_is_not_finite_is_never_a_number():
     ((entry, row),) = rows(record)
     shown = [row[name] for name in ("solved %", "error", "time ratio", "gradient cosine", "cell s")]
     assert shown == ["not finite"] * 5
-    texts = [value for group in entry.details.groups for _, value in group.facts] + [entry.details.loss.text]
+    told = details(record, None, EXTENTS[0])
+    texts = [value for group in told.groups for _, value in group.facts] + [told.loss.text]
     for text in [*row.values(), *texts]:
         assert not {"nan", "inf", "NaN", "-inf"} & set(text.replace(",", " ").split()), text
     assert facts(record, "Gradient")["cosine after the last step"] == "not finite"
@@ -184,22 +185,10 @@ def test_what_might_mislead_is_remarked_on(fields, remark):
     assert remarks(result(**fields)) == remark
 
 
-def test_where_there_is_no_room_cells_that_are_ok_have_their_row_alone():
-    (entry, _), (failed, _) = rows(
-        result(seed=0, attempts=2),
-        result(seed=1, status="oom", reason="no"),
-        extent=Extent(1000, sites=False, settings=False),
-    )
-    assert entry.details is None
-    assert entry.remarks
-    assert failed.details is not None
-
-
 def test_the_line_that_unfolds_says_what_is_there():
     record = result(memory=memory().model_copy(update={"sites": [SITE]}), seconds=150.0)
     log = Log("logs/x.log", "a\nb", 3, cut=False)
-    table = cell_table(outcome([record]), {record.key: log}, EXTENTS[0])
-    assert table.entries[0].summary == "settings, figures, one site, log of 2 lines; 2.5 min"
-    table = cell_table(outcome([record]), {}, Extent(sites=False))
-    assert table.entries[0].summary == "settings, figures, no log; 2.5 min"
-    assert table.entries[0].details.sites is None
+    assert details(record, log, EXTENTS[0]).summary == "settings, figures, one site, log of 2 lines; 2.5 min"
+    less = details(record, None, Extent(sites=False))
+    assert less.summary == "settings, figures, no log; 2.5 min"
+    assert less.sites is None

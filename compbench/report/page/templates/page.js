@@ -3,6 +3,8 @@
 // The page is whole without this script: it sorts and chooses rows, unfolds cells, and draws the figures anew so that
 // they can be pointed at. What it shows it only ever sets as text.
 (() => {
+  const DARK = "(prefers-color-scheme: dark)";
+  const inTheDark = () => matchMedia(DARK).matches;
   const collator = new Intl.Collator("en", {numeric: true});
 
   /** A table of the page, whose records are its rows, or its bodies where a record has several rows. */
@@ -113,34 +115,40 @@
 
   /** A figure that is drawn from its data, in the colours of the page, in the place of the drawing. */
   class Figure {
-    constructor(element, scheme, darkConfig) {
+    constructor(element, darkConfig) {
       this.element = element;
       this.live = element.querySelector(".live");
       this.specification = JSON.parse(element.querySelector(".specification").textContent);
-      this.scheme = scheme;
       this.darkConfig = darkConfig;
       this.view = null;
+      this.drawing = Promise.resolve();
       for (const button of element.querySelectorAll("[data-saves]")) {
         button.addEventListener("click", () => this.save(button.dataset.saves));
       }
     }
 
-    async draw() {
-      const config = this.scheme.matches ? this.darkConfig : this.specification.config;
-      if (this.view) this.view.finalize();
+    /** One drawing after the other: when the colours change meanwhile, the last one has them right. */
+    draw() {
+      this.drawing = this.drawing.then(() => this.drawNow());
+      return this.drawing;
+    }
+
+    async drawNow() {
+      const config = inTheDark() ? this.darkConfig : this.specification.config;
       this.element.dataset.drawn = "";
       try {
+        this.view?.finalize();
         this.view = await viewOf({...this.specification, config}, this.live, "svg");
+        const paper = await this.paper();
+        this.element.querySelector(".drawn").innerHTML = await paper.toSVG(); // for print, with this machine's fonts
       } catch (error) {
         this.element.dataset.undrawn = String(error); // the drawing stays in its place
         return;
       }
-      const paper = await this.paper();
-      this.element.querySelector(".drawn").innerHTML = await paper.toSVG(); // for print, with this machine's fonts
       this.element.querySelector(".drawn").hidden = true;
       this.element.querySelector(".controls").hidden = false;
       this.live.hidden = false;
-      this.element.dataset.drawn = this.scheme.matches ? "dark" : "light";
+      this.element.dataset.drawn = config === this.darkConfig ? "dark" : "light";
     }
 
     /** As it is for paper: on white, whatever the page's colours are and whichever arm is picked. */
@@ -195,9 +203,8 @@
 
   const dark = document.getElementById("dark-config");
   if (dark && typeof vegaEmbed === "function") {
-    const scheme = matchMedia("(prefers-color-scheme: dark)");
     const elements = [...document.querySelectorAll("figure")].filter((element) => element.querySelector(".specification"));
-    const figures = new Map(elements.map((element) => [element, new Figure(element, scheme, JSON.parse(dark.textContent))]));
+    const figures = new Map(elements.map((element) => [element, new Figure(element, JSON.parse(dark.textContent))]));
     // A figure takes a moment to draw: first come those that the reader is near, the others when there is nothing to do.
     const waiting = new Set(elements);
     const draw = (element) => (waiting.delete(element) ? figures.get(element).draw() : null);
@@ -205,7 +212,7 @@
       for (const {target} of entries.filter((entry) => entry.isIntersecting)) draw(target);
     }, {rootMargin: "500px"});
     for (const element of elements) near.observe(element);
-    const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 100));
+    const whenIdle = (work) => (window.requestIdleCallback ? requestIdleCallback(work, {timeout: 500}) : setTimeout(work, 100));
     const drawNext = async () => {
       const [next] = waiting;
       if (!next) return;
@@ -213,8 +220,10 @@
       whenIdle(drawNext);
     };
     whenIdle(drawNext);
+    // Not the query that inTheDark reads: one that is read between a change and its event has no such event in Chromium.
+    const scheme = matchMedia(DARK);
     scheme.addEventListener("change", () => {
-      for (const figure of figures.values()) if (figure.view) figure.draw();
+      for (const element of elements) if (!waiting.has(element)) figures.get(element).draw();
     });
   }
 })();
