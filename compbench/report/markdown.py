@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 from compbench.report.formats.markdown import escaped as escaped_within
@@ -23,7 +24,6 @@ def fenced(text: str) -> str:
     return f"{fence}\n{text}\n{fence}"
 
 
-def image(text: str, path: str) -> str:
-    """An image at a relative path, whose letters need no escape."""
-    alternative = re.sub(r"\\.|[\[\]]", lambda found: found.group().rjust(2, "\\"), escaped(text))
-    return f"![{alternative}]({path})"
+def image(text: str, path: str, width: int) -> str:
+    """An image at a relative path, whose letters need no escape, so many pixels wide; Markdown has no widths."""
+    return f'<img src="{path}" alt="{html.escape(visible(text))}" width="{width}">'

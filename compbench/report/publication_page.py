@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compbench.report.citation import Author
@@ -27,6 +27,7 @@ class Contents:
         damaged: Keys of cells whose records are not trusted, and were left out.
         cleaned: Keys of cells whose records were written anew, without names in their texts.
         figures: The figures that are in it, and those that can't be drawn.
+        widths: By the name of a figure, how many pixels wide it is shown.
         files: What else is in it: a path and what it holds, in the order of the page.
     """
 
@@ -37,6 +38,7 @@ class Contents:
     damaged: Sequence[str]
     cleaned: Sequence[str]
     figures: Sequence[Figure | NoFigure]
+    widths: Mapping[str, int]
     files: Sequence[tuple[str, str]]
 
 
@@ -46,7 +48,7 @@ def publication_page(outcome: Outcome, contents: Contents) -> str:
     return readme(
         outcome,
         notice=f"> **Incomplete:** {notice}." if notice else "",
-        figures=_figures(contents.figures),
+        figures=_figures(contents),
         closing="\n\n".join([_again(outcome, contents), _files(contents), _citing(contents)]),
     )
 
@@ -67,23 +69,22 @@ def incomplete(outcome: Outcome, damaged: Sequence[str]) -> str:
     return ", and ".join(found)
 
 
-def _figures(figures: Sequence[Figure | NoFigure]) -> str:
+def _figures(contents: Contents) -> str:
     """Each figure with its caption and its other formats; at the end, those that these results can't give."""
-    if not figures:
+    if not contents.figures:
         return ""
     sections = ["## Figures"]
-    for figure in figures:
+    for figure in contents.figures:
         if isinstance(figure, Figure):
             path = f"figures/{figure.name}"
             formats = ", ".join(f"[{suffix.upper()}]({path}.{suffix})" for suffix in ("svg", "pdf", "png"))
             sections += [
                 f"### {escaped(figure.title)}",
-                image(figure.title, f"{path}.svg"),
+                image(figure.title, f"{path}.svg", contents.widths[figure.name]),
                 f"{escaped(figure.caption)} ({formats})",
             ]
-    without = [
-        f"- {escaped(figure.title)}: {escaped(figure.reason)}" for figure in figures if isinstance(figure, NoFigure)
-    ]
+    missing = [figure for figure in contents.figures if isinstance(figure, NoFigure)]
+    without = [f"- {escaped(figure.title)}: {escaped(figure.reason)}" for figure in missing]
     if without:
         sections += ["Not drawn:", "\n".join(without)]
     return "\n\n".join(sections)
@@ -114,7 +115,7 @@ def _again(outcome: Outcome, contents: Contents) -> str:
         "another version of torch, sums are rounded otherwise, which makes another training of each; times are those "
         "of the machine."
     )
-    sections.append("All else in this folder, from the records in it, byte for byte:")
+    sections.append("All else in this folder, from the records in it, byte for byte by the same version of compbench:")
     named = "".join(f" --author {shlex.quote(str(author))}" for author in contents.authors)
     logs = " --logs" if "logs/" in dict(contents.files) else ""
     sections.append(fenced(f"compbench publish . ../again{named}{logs}"))
@@ -124,7 +125,7 @@ def _again(outcome: Outcome, contents: Contents) -> str:
 def _files(contents: Contents) -> str:
     lines = ["## What is in this folder", "", "| file | what |", "| --- | --- |"]
     lines += [f"| [`{path}`]({path}) | {what} |" for path, what in contents.files]
-    kept = "Records carry a checksum of their own, and are here as they were written, byte for byte"
+    kept = "Records are here as they were written, byte for byte, with a checksum of their own from schema 3 on"
     if contents.cleaned:
         kept += (
             f", but for {len(contents.cleaned)} whose reason, log or other text named a folder, a person or a host: "

@@ -12,6 +12,7 @@ machine is therefore refused, or published on request.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ from compbench.report.page import make_page
 from compbench.report.publication_page import Contents, incomplete, publication_page
 from compbench.report.snapshot import CLEANED, Snapshot
 from compbench.report.tables import results_table
-from compbench.run.files import folder_in_the_making, make_folder, write_atomically
-from compbench.run.store import LOGGER, Store, Warn
+from compbench.run.files import make_folder, write_atomically
+from compbench.run.store import LOGGER, Store, Warn, store_in_the_making
 
 TABLES = {"table.csv": "csv", "table.json": "json", "table.tex": "latex_booktabs"}
 """The files that hold the table, with their formats."""
@@ -51,6 +52,12 @@ _FILES = {
     CHECKSUMS: "the SHA-256 of every other file",
 }
 """What there may be in a publication, in the order in which its page lists it."""
+
+_ENLARGED = 1.8
+"""How much larger a figure is on a screen than in the column of a paper that it is drawn for."""
+
+_WIDTH = 600
+"""Pixels, where the drawing does not say how wide it is."""
 
 _AT_LAST = ("CITATION.cff", CHECKSUMS)
 """What is written after the list of the files."""
@@ -118,18 +125,15 @@ def publish_results(
     store, suite = Store.open(directory, warn)
     replaced = check_place(into, directory, suite.name)
     snapshot = Snapshot.of(store, suite, options.logs, options.allow_paths)
-    try:
-        with folder_in_the_making(into.resolve()) as folder:
-            cleaned = snapshot.write(folder)
-            outcome = read_outcome(folder, warn)
-            unfinished = incomplete(outcome, list(snapshot.damaged))
-            if unfinished and options.complete:
-                raise SettingsError(f"--complete: {unfinished} (allowed: results of which every cell is there and ok)")
-            _write(folder, outcome, snapshot, cleaned, options)
-            files = write_checksums(folder)
-            remarks = [*snapshot.remarks(), *_remarks(outcome, unfinished, options, mentions(folder, own_names))]
-    except OSError as error:
-        raise StoreError(f"can't write {into}: {error.strerror or error}") from error
+    with store_in_the_making(into) as folder:
+        cleaned = snapshot.write(folder)
+        outcome = read_outcome(folder, warn)
+        unfinished = incomplete(outcome, list(snapshot.damaged))
+        if unfinished and options.complete:
+            raise SettingsError(f"--complete: {unfinished} (allowed: results of which every cell is there and ok)")
+        remarks = [*snapshot.remarks(), *_write(folder, outcome, snapshot, cleaned, options)]
+        files = write_checksums(folder)
+        remarks += _remarks(outcome, unfinished, options, mentions(folder, own_names))
     return Publication(into, files, len(outcome.results), len(outcome.keys), replaced, remarks)
 
 
@@ -187,19 +191,20 @@ def _not_replaceable(place: Path, suite: str) -> str:
     return ""
 
 
-def _write(folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence[str], options: PublishOptions) -> None:
-    """Puts into the folder what is made of the records in it."""
+def _write(
+    folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence[str], options: PublishOptions
+) -> list[str]:
+    """Puts into the folder what is made of the records in it; returns what can't be made of them, a line each."""
+    remarks = []
     table = results_table(outcome)
     for name, layout in TABLES.items():
         write_atomically(folder / name, as_text(table, layout).rstrip("\n") + "\n", durably=False)
     figures = make_figures(outcome)
-    drawn = [figure for figure in figures if isinstance(figure, Figure)]
-    if drawn:
-        make_folder(folder / "figures")
-    for figure in drawn:
-        for suffix, content in _drawn(figure):
-            write_atomically(folder / "figures" / f"{figure.name}.{suffix}", content, durably=False)
-    write_atomically(folder / "report.html", make_page(outcome, folder), durably=False)
+    widths = _draw([figure for figure in figures if isinstance(figure, Figure)], folder / "figures")
+    try:
+        write_atomically(folder / "report.html", make_page(outcome, folder), durably=False)
+    except StoreError as error:  # of very many cells, which all else has room for
+        remarks.append(f"without report.html: {error}")
     day = origin_of(outcome).last_day
     contents = Contents(
         title=f"{outcome.name}: results of compbench",
@@ -209,18 +214,27 @@ def _write(folder: Path, outcome: Outcome, snapshot: Snapshot, cleaned: Sequence
         damaged=list(snapshot.damaged),
         cleaned=cleaned,
         figures=figures,
+        widths=widths,
         files=[(name, what) for name, what in _FILES.items() if name in _AT_LAST or (folder / name).exists()],
     )
     programs = sorted({machine.compbench for machine in outcome.machines.values()})
     cff = citation(contents.title, contents.version, day, outcome.description, contents.authors, programs)
     write_atomically(folder / "CITATION.cff", cff, durably=False)
     write_atomically(folder / "README.md", publication_page(outcome, contents), durably=False)
+    return remarks
 
 
-def _drawn(figure: Figure) -> Iterator[tuple[str, str | bytes]]:
-    yield "svg", as_svg(figure)
-    yield "pdf", as_pdf(figure)
-    yield "png", as_png(figure)
+def _draw(figures: Sequence[Figure], folder: Path) -> dict[str, int]:
+    """Draws figures into a folder; returns how many pixels wide each is shown, by its name."""
+    widths = {}
+    for figure in figures:
+        make_folder(folder)
+        svg = as_svg(figure)
+        for suffix, content in (("svg", svg), ("pdf", as_pdf(figure)), ("png", as_png(figure))):
+            write_atomically(folder / f"{figure.name}.{suffix}", content, durably=False)
+        points = re.search(r'<svg[^>]*? width="([0-9.]+)', svg)
+        widths[figure.name] = round(_ENLARGED * float(points[1])) if points else _WIDTH
+    return widths
 
 
 def _version(folder: Path) -> str:

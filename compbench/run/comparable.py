@@ -159,12 +159,17 @@ def _kind_for_times(owned: Owned) -> Kind:
     if machine is None:
         kind["machine"] = f"not described ({record.machine or 'unknown'})"
     else:
-        kind |= {"CPU": machine.cpu, "cores": str(machine.cores), "glibc": machine.glibc, "Python": machine.python}
-        kind |= {"torch": machine.torch, "compbench": machine.compbench}
+        kind |= {"CPU": machine.cpu, "cores": str(machine.cores), "system": machine.os, "glibc": machine.glibc}
+        kind |= {"Python": machine.python, "torch": machine.torch, "compbench": machine.compbench}
         if record.cell.device.startswith("cuda"):  # which of several it was is not recorded
             kind["GPU"] = " or ".join(sorted(set(machine.cuda_devices))) or "unknown"
-    threads = record.time.threads if record.time else record.environment.threads if record.environment else None
-    return kind if threads is None else kind | {"threads": str(threads)}
+    if record.environment is not None:
+        kind["preloaded libraries"] = ", ".join(record.environment.preloaded) or "none"
+        kind["threads"] = str(record.environment.threads)
+    if record.time is not None:
+        kind["threads"] = str(record.time.threads)
+        kind[f"allocator where it is to be '{record.cell.measuring.allocator}'"] = record.time.allocator
+    return kind
 
 
 def _unlike(kinds: Iterable[tuple[str, Kind]]) -> str:

@@ -22,11 +22,11 @@ from typing import Literal
 
 from compbench.errors import SettingsError, StoreError
 from compbench.run.comparable import Owned, broken_pairs, by_value, listed, named, unlike_arms, unlike_times
-from compbench.run.files import folder_in_the_making, make_folder
+from compbench.run.files import make_folder
 from compbench.run.machine import Machine
 from compbench.run.merged import JoinedStore, LeftOut, MergeRecord, Prefer
 from compbench.run.result import CellResult
-from compbench.run.store import LOGGER, Store, SuiteRecord, Warn
+from compbench.run.store import LOGGER, Store, SuiteRecord, Warn, store_in_the_making
 
 _JOINED = frozenset({"schema_version", "description", "keys", "command"})
 """What suites' records may differ in: it is joined, or one of it is taken."""
@@ -147,12 +147,9 @@ def write_joined(joined: Joined, into: Path, finish: Callable[[Path], None] = la
         StoreError: It can't be written, or a record has changed in the meantime; nothing of it is left.
     """
     check_target(into, [part.store.directory for part in joined.parts])
-    try:
-        with folder_in_the_making(into.resolve()) as folder:
-            _fill(joined, folder)
-            finish(folder)
-    except OSError as error:
-        raise StoreError(f"can't write {into}: {error.strerror or error}") from error
+    with store_in_the_making(into) as folder:
+        _fill(joined, folder)
+        finish(folder)
 
 
 def check_target(into: Path, sources: Iterable[Path]) -> None:

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from compbench.errors import StoreError, nearest
 from compbench.run.checkpoints import checkpoints_in
 from compbench.run.claims import Claims
-from compbench.run.files import make_folder, remove_abandoned, replace_folder, write_atomically
+from compbench.run.files import folder_in_the_making, make_folder, remove_abandoned, replace_folder, write_atomically
 from compbench.run.machine import Machine, distribution_version
 from compbench.run.merged import MergeRecord
 from compbench.run.result import CellResult
@@ -392,6 +392,26 @@ class Store:
         if reading.problem:
             self._warn(f"{path}: treated as missing: {reading.problem}")
         return reading.record
+
+
+@contextmanager
+def store_in_the_making(place: Path) -> Iterator[Path]:
+    """As :func:`~compbench.run.files.folder_in_the_making`, for a folder that the user has named.
+
+    Raises:
+        StoreError: It can't be made or filled; the message names its place, and not where it is made.
+    """
+    made = ""
+    try:
+        with folder_in_the_making(place.resolve()) as folder:
+            made = str(folder)
+            yield folder
+    except OSError as error:
+        raise _cannot("write", place, error) from error
+    except StoreError as error:
+        if made and made in str(error):
+            raise StoreError(str(error).replace(made, str(place))) from error
+        raise
 
 
 def checkpoints_folder(directory: Path) -> Path:

@@ -1,6 +1,9 @@
 """``compbench merge`` as its user sees it."""
 
+import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +11,7 @@ from compbench.cli import main
 from compbench.report.outcome import read_outcome
 from tests.report.made_up import MACHINE, outcome, result, write
 
+ROOT = Path(__file__).parents[2]
 OTHER = MACHINE.model_copy(update={"cpu": "Other 1"})
 
 
@@ -52,8 +56,8 @@ def test_the_joined_folder_is_one_for_other_commands(compbench):
     assert status == 0
     assert "Imaginary 9000, 2 cores and on Other 1, 2 cores" in out
     assert "times are left out" in out
-    status, out, _ = compbench("publish", "all/made_up", "published")
-    assert (status, out) == (0, f"published in published: {out.split()[3]} files, records of 6 of 6 cells\n")
+    status, out, _ = compbench("merge", "all/made_up", "b/made_up", "--into", "more/made_up")
+    assert (status, out.splitlines()[0]) == (0, "all/made_up: 6 cells of 6 taken")
 
 
 def test_a_dry_run_writes_nothing(compbench, tmp_path):
@@ -112,3 +116,16 @@ def test_warnings_are_told(compbench, tmp_path):
     assert status == 0
     assert err.startswith(f"warning: a/made_up/cells/{path.name}: not trusted, and not taken: it is not whole JSON")
     assert "a/made_up: 3 cells of 3 taken" in out
+
+
+def test_the_document_shows_what_is_printed(tmp_path, monkeypatch, capsys):
+    """With the published results; a dry run writes nothing."""
+    page = (ROOT / "docs" / "publishing.md").read_text()
+    (command, shown) = re.search(r"\$ (compbench merge .*)\n((?:.*\n)*?)```", page).groups()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.setattr(sys, "argv", command.split())
+    with suppress(SystemExit):
+        main()
+    captured = capsys.readouterr()
+    assert captured.err + captured.out == shown

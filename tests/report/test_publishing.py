@@ -514,6 +514,30 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
         publish_results(directory, place)
 
 
+def test_an_error_names_the_place_and_not_where_the_folder_is_made(tmp_path, monkeypatch):
+    directory = make_store(tmp_path / "results", small())
+
+    def full(path, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "replace", full)
+    with pytest.raises(StoreError) as error:
+        publish_results(directory, tmp_path / "out")
+    first, *_ = small().keys
+    assert str(error.value) == f"can't write {tmp_path}/out/cells/{first}.json: No space left on device"
+
+
+def test_a_report_that_would_be_too_large_is_left_out(tmp_path, monkeypatch):
+    def too_large(made, folder):
+        raise StoreError("the page of made_up would take 7 MB")
+
+    monkeypatch.setattr(publishing, "make_page", too_large)
+    publication = publish_results(make_store(tmp_path, small()), tmp_path / "out")
+    assert "without report.html: the page of made_up would take 7 MB" in publication.remarks
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert "report.html" not in page(publication)
+
+
 def test_a_record_that_changes_in_the_meantime_ends_it(tmp_path, monkeypatch):
     directory = make_store(tmp_path / "results", small())
     real = publishing.Snapshot.write

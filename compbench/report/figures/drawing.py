@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from functools import cache
 from typing import Any
 
 import vl_convert
 
 from compbench.report.figures.figure import Figure, Specification
+from compbench.report.figures.pdf import in_order
 from compbench.report.figures.style import DARK_CONFIG
 
 PIXELS_PER_INCH = 300
@@ -36,16 +36,7 @@ def as_png(figure: Figure) -> bytes:
 
 def as_pdf(figure: Figure) -> bytes:
     """The figure as PDF, a point of which is a point, with its fonts inside."""
-    return _in_order(vl_convert.vegalite_to_pdf(dict(figure.specification), **_OFFLINE))
-
-
-_RESOURCES = re.compile(rb"(/(?:XObject|ExtGState) <<\n)((?: +/\w+ \d+ 0 R\n)+)")
-"""The dictionaries of a PDF in which the renderer lists what is transparent, in an order that is another each time."""
-
-
-def _in_order(pdf: bytes) -> bytes:
-    """The PDF with these entries sorted. No object moves by it, so that its table of offsets stays right."""
-    return _RESOURCES.sub(lambda found: found[1] + b"".join(sorted(found[2].splitlines(keepends=True))), pdf)
+    return in_order(vl_convert.vegalite_to_pdf(dict(figure.specification), **_OFFLINE))
 
 
 @cache
