@@ -208,7 +208,6 @@ class _Profiled:
             record_shapes=True,
             profile_memory=True,
             with_stack=self._stacks,
-            acc_events=True,
         )
         with profiler:
             for pair in range(-1, pairs):
