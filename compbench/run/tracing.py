@@ -59,9 +59,7 @@ class CellTrace(BaseModel):
     reason: str = Field("", description="why there is no trace, in one line")
     trained_steps: int = Field(0, description="steps under the strategy before those that were traced")
     asked_steps: int = Field(0, description="steps of each kind that were asked for")
-    calibrated: float | None = Field(
-        None, description="share of the sites calibrated by then, where they tell it"
-    )
+    calibrated: float | None = Field(None, description="share of the sites calibrated by then, where they tell it")
     alone: bool | None = Field(None, description="whether other cells on the same cores or GPU had paused meanwhile")
     trace: Trace | None = None
 
