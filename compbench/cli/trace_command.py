@@ -40,7 +40,7 @@ Examples:
   compbench trace suites/trm_depth.yaml --only arm=laser,int8 --only depth=2,4
   compbench trace laser-d4-s0-1f2e3d4c5b6a         one cell by its key, or by its record's path
   compbench trace mine.yaml --warmup 350           a strategy that calibrates late
-  compbench trace quick --only arm=laser --stacks  with every Python function: slower, larger
+  compbench trace quick --only arm=laser --stacks  with every Python function
   compbench trace quick --only arm=laser --format csv
 
 Exit status: 0 all is traced, 1 some cell could not be, 2 bad input, 130 interrupted.
@@ -81,7 +81,9 @@ def trace(
     ] = 10,
     stacks: Annotated[
         bool,
-        typer.Option("--stacks", help="Note every Python function, too: steps take longer, and files are larger."),
+        typer.Option(
+            "--stacks", help="Note every Python function in the traces, too: they are several times as large."
+        ),
     ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the traces; by default traces/ and the suite's name.", metavar="DIR")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -89,7 +89,7 @@ class StepTrace(BaseModel):
 
     @property
     def traced_ms(self) -> float:
-        """Milliseconds of a traced step on the CPU, the profiler's own among them."""
+        """Milliseconds of a traced step on the CPU, the profiler's own among them; without shapes and memory."""
         return sum(time.cpu_ms for time in self.times)
 
     def milliseconds(self, kind: Kind | None = None, phase: PhaseName | None = None, device: bool = False) -> float:
@@ -108,7 +108,7 @@ class Trace(BaseModel):
 
     plain: StepTrace
     strategy: StepTrace
-    stacks: bool = Field(False, description="whether every Python function was noted, which takes its time")
+    stacks: bool = Field(False, description="whether the files have every Python function")
     memory_snapshot: str = Field("", description="the history of a GPU's memory in a step under the strategy, its file")
 
 
@@ -118,8 +118,9 @@ def trace_steps(
     """Traces pairs of one plain step and one under the strategy, the order turning from pair to pair.
 
     A step is forward, backward and the strategy's end of step; the optimiser, which is the same for both, is left out.
-    Before that as many pairs are timed without the profiler, and as many are traced and forgotten. Shapes of operators'
-    inputs and whatever is allocated and freed are noted, too.
+    Before that as many pairs are timed without the profiler, and as many are traced and forgotten. The files are of
+    pairs of which shapes, and whatever is allocated and freed, are noted as well; that takes time, so that the times of
+    operators are those of as many further pairs without it.
 
     Args:
         step: the model.
@@ -129,7 +130,7 @@ def trace_steps(
             but never none.
         folder: where ``plain/`` and ``strategy/`` go, each with one trace: TensorBoard takes them for two runs. On a
             GPU the second also has a memory snapshot.
-        stacks: notes every Python function that runs.
+        stacks: notes every Python function that runs, for the files.
 
     Raises:
         OSError: a trace can't be written.
@@ -146,12 +147,13 @@ def trace_steps(
             # The first time for memory alone: what the profiler notes comes to lie in places that tensors of the next
             # step would have used, so that each step needs new memory of the system and takes twice as long. The
             # second time all places are there. One pair by itself tells how large the files will be.
-            profiled.run(1)
+            profiled.in_detail(1)
             pairs = max(1, min(steps, MOST_EVENTS // max(map(len, profiled.events().values()))))
             if pairs > 1:
-                profiled.run(pairs)
-            profiler = profiled.run(pairs)
+                profiled.in_detail(pairs)
+            profiled.in_detail(pairs)
             written = profiled.write(folder)
+            events = profiled.operators(pairs)
     finally:
         gc.unfreeze()
     snapshot = ""
@@ -159,7 +161,6 @@ def trace_steps(
         snapshot = SNAPSHOT
         _snapshot(step, session, batch, folder / SNAPSHOT)
     step.clear_gradients()
-    events = [event for event in profiler.events() or [] if event.device_type == DeviceType.CPU]
     works = () if regions is None else tuple(_work_times(events, regions, pairs))
     plain, strategy = (
         StepTrace(
@@ -198,17 +199,25 @@ class _Profiled:
         self._folder = folder
         self._stacks = stacks
 
-    def run(self, pairs: int) -> profile:
-        """Runs pairs, after one pair that is not noted; the trace takes the place of the one before."""
+    def in_detail(self, pairs: int) -> None:
+        """Runs pairs for the files; what is found takes the place of what was found before."""
+        self._run(pairs, handler(self._folder), detailed=True)
+
+    def operators(self, pairs: int) -> list[FunctionEvent]:
+        """Runs pairs for the times of operators and regions, of which nothing else is noted."""
+        profiler = self._run(pairs, lambda profiler: None, detailed=False)
+        return [event for event in profiler.events() or [] if event.device_type == DeviceType.CPU]
+
+    def _run(self, pairs: int, on_ready: Callable[[profile], None], detailed: bool) -> profile:
+        """Runs pairs, after one pair that is not noted."""
         step, session = self._step, self._session
         profiler = profile(
             activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if step.device.type == "cuda" else [])],
             schedule=schedule(wait=0, warmup=2, active=2 * pairs, repeat=1),
-            on_trace_ready=handler(self._folder),
-            record_shapes=True,
-            profile_memory=True,
-            with_stack=self._stacks,
-            acc_events=True,
+            on_trace_ready=on_ready,
+            record_shapes=detailed,
+            profile_memory=detailed,
+            with_stack=detailed and self._stacks,
         )
         with profiler:
             for pair in range(-1, pairs):
@@ -224,12 +233,12 @@ class _Profiled:
         return profiler
 
     def events(self) -> dict[Role, list[Event]]:
-        """The events of each kind of step in the last run."""
+        """The events of each kind of step that was run in detail."""
         events = read_whole(self._folder)["traceEvents"]
         return {role: events_at(events, f"{ROLE_LABEL}{role}") for role in ROLES}
 
     def write(self, folder: Path) -> dict[Role, tuple[int, int]]:
-        """Writes the last run as two traces, and gives the number of events and bytes of each."""
+        """Writes what was run in detail as two traces, and gives the number of events and bytes of each."""
         whole = read_whole(self._folder)
         written: dict[Role, tuple[int, int]] = {}
         for role in ROLES:

@@ -153,7 +153,8 @@ def _sentences(found: CellTrace, trace: Trace, on_device: bool) -> list[str]:
         "own end of step. The optimiser is left out.",
         f"without the profiler a plain step takes {figures(plain.step_ms)} ms and the strategy's "
         f"{figures(strategy.step_ms)} (medians of {plain.steps}), with it {figures(plain.traced_ms)} and "
-        f"{figures(strategy.traced_ms)}: it takes a little for each operator, mostly in Python and engine.",
+        f"{figures(strategy.traced_ms)}: it takes a little for each operator, mostly in Python and engine. "
+        "The steps in the files are others: shapes and memory are noted there, which takes longer.",
     ]
     if on_device:
         sentences.append(
@@ -166,8 +167,6 @@ def _sentences(found: CellTrace, trace: Trace, on_device: bool) -> list[str]:
             f"{told}: what the session does in the strategy's step, with all that this calls. Encoding is part of "
             "saving, and decoding may be part of recomputing and of weight gradients."
         )
-    if trace.stacks:
-        sentences.append("every Python function was noted, too, which takes most of what the profiler takes.")
     if strategy.steps < found.asked_steps:
         sentences.append(
             f"{strategy.steps} of the {found.asked_steps} steps that were asked for, since a step has "

@@ -59,7 +59,7 @@ class CellTrace(BaseModel):
     reason: str = Field("", description="why there is no trace, in one line")
     trained_steps: int = Field(0, description="steps under the strategy before those that were traced")
     asked_steps: int = Field(0, description="steps of each kind that were asked for")
-    calibrated: float | None = Field(None, description="share of the sites that are calibrated, where they tell it")
+    calibrated: float | None = Field(None, description="share of the sites calibrated by then, where they tell it")
     alone: bool | None = Field(None, description="whether other cells on the same cores or GPU had paused meanwhile")
     trace: Trace | None = None
 
@@ -114,11 +114,11 @@ def trace_prepared(
     found = CellTrace(cell=cell, status="ok", trained_steps=trained_steps, asked_steps=settings.steps)
     try:
         batch = step.batch(prepared.data.train, prepared.order[0])
+        calibrated = session.statistics().get("calibrated")
         # As in a run: what compresses nothing is plain autograd.
         traced = session if session.compresses else None
         with nullcontext() if traced else session.paused(), Turns.inherited().alone() as alone:
             trace = trace_steps(step, traced, batch, settings.steps, folder, settings.stacks)
-        calibrated = session.statistics().get("calibrated")
     except Exception as error:
         status, reason = ended_by(error)
         return found.model_copy(update={"status": status, "reason": reason})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import json
 import os
@@ -45,6 +46,10 @@ def trace(traces: Path) -> Trace:
         return trace_steps(step, session, batch, 2, traces / KEY)
 
 
+def _die_with_the_tests() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also when they are killed themselves
+
+
 @pytest.fixture(scope="module")
 def ask(traces: Path, trace: Trace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """Asks the profiler plugin of a TensorBoard that is looking at the folder; it is gone afterwards, in any case."""
@@ -57,7 +62,13 @@ def ask(traces: Path, trace: Trace, tmp_path_factory: pytest.TempPathFactory) ->
     environment = {**os.environ, "TMPDIR": str(log.parent)}  # the plugin's own copies go there
     with log.open("wb") as file:
         server = subprocess.Popen(
-            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            command,
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_die_with_the_tests,
         )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

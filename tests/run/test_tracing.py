@@ -28,12 +28,21 @@ from compbench.run.runner import RunOptions, RunOutcome, SuiteRunner
 from compbench.run.slots import Slot
 from compbench.run.store import Store
 from compbench.run.trace_folder import take_trace, untraced
-from tests.run import fake_cells
+from compbench.suite.cell import Cell, PluginReference
+from tests.run import fake_cells, test_cell
 from tests.run.comparing import work_of
 from tests.run.fake_suites import FakeRegistry, make_cell, make_suite
-from tests.run.test_cell import cell
 
-LASER = ("laser", {"rank": 8, "max_rank": 64})
+LASER = ("laser", {"rank": 4, "max_rank": 8})
+SMALL = PluginReference(
+    name="trm_maze",
+    fields={"grid": 5, "hidden": 32, "heads": 2, "inner": 96, "train_mazes": 16, "validation_mazes": 8},
+)
+
+
+def cell(*strategy: tuple[str, dict[str, object]], **training: object) -> Cell:
+    made = test_cell.cell(*strategy, **({"steps": 4} | training))
+    return made.model_copy(update={"workload": SMALL, "depth": 2})
 
 
 # ---------------------------------------------------------------- one cell
@@ -63,7 +72,7 @@ def test_a_trace_is_of_the_trained_strategy_and_names_no_folder(traced: tuple[An
     record, _, folder = traced
     description = json.loads((folder / "trace.json").read_text())
     assert (description["status"], description["key"]) == ("ok", record["key"])
-    assert description["trained_steps"] == len(record["loss_curve"]) == 6
+    assert description["trained_steps"] == len(record["loss_curve"]) == 4
     assert description["trace"]["strategy"]["steps"] == description["asked_steps"] == 2
     assert str(folder.parent) not in (folder / "trace.json").read_text()
     for role in ROLES:
