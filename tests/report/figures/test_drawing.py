@@ -109,7 +109,6 @@ def test_a_pdf_whose_entries_were_sorted_is_sound_and_looks_as_before(tmp_path):
         run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
         assert run.stderr == ""
         pixels[name] = (tmp_path / f"{name}.ppm").read_bytes()
-    assert len(pages["sorted"]) == len(pages["drawn"])
     assert pixels["sorted"] == pixels["drawn"]
     assert len(set(pixels["sorted"])) > 50
 
