@@ -108,8 +108,8 @@ def verdict_legend(outcome: Outcome, columns: Sequence[Column], occurring: Colle
     none = ["verdicts are of an arm at a depth, over all its seeds: rows of other cells have none."]
     return [
         f"verdict: against '{REFERENCE}' at the same depth, paired by seed, at a tolerable loss of "
-        f"{' and '.join(margins)} (one-sided paired t test at 5 %, Holm over all arms and depths of a workload that are "
-        "tested).",
+        f"{' and '.join(margins)} (one-sided paired t test at 5 %, Holm over all arms and depths of a workload that "
+        "are tested).",
         *(f"{sentence}." for decision, sentence in _DECISIONS.items() if decision in occurring),
         *(none if None in occurring else []),
     ]
