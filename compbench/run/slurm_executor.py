@@ -252,7 +252,7 @@ class SlurmExecutor:
             return {job.job.job_id: "PENDING" for job in self._jobs.values() if not job.job.done()}
         command = ["squeue", "--me", "--noheader", "--states=all", "--format=%i %T"]
         try:
-            asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+            asked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
         except (OSError, subprocess.SubprocessError):
             return {job.job.job_id: "UNKNOWN" for job in self._jobs.values()}  # The controller may be restarting.
         return dict(line.split(maxsplit=1) for line in asked.stdout.splitlines() if " " in line)

@@ -220,7 +220,7 @@ def test_an_interrupted_run_leaves_no_job_behind(slurm, tmp_path, signatures):
     runner = start_process(tmp_path, "signs_and_hangs", 4)
     wait_for(lambda: lines(signatures) or runner.poll() is not None)
     runner.send_signal(signal.SIGINT)
-    out, _ = runner.communicate(timeout=60)
+    out, _ = runner.communicate(timeout=180)
     assert runner.returncode == 130, out
     wait_for(lambda: not queued())
     assert all_end([int(pid) for _, _, pid in lines(signatures)], within_seconds=20)
