@@ -3,6 +3,7 @@
 WHERE is the address of Ray, or the folder of Slurm's jobs.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.run import fake_cells
 from tests.run.fake_suites import FakeRegistry, make_suite
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Whatever the tests were started under, nohup say.
     executor, where, results, deed, seeds = sys.argv[1:]
     address = where if executor == "ray" else None
     options = RunOptions(results=Path(results), executor=executor, address=address)
