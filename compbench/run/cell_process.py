@@ -6,7 +6,6 @@ or a job of Slurm. All that it takes and gives back are values that can be pickl
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -201,9 +200,9 @@ class CellProcess:
         """The guard of the process; None if it was to be stopped before it began."""
         limits = self._job.limits
         settings = {
-            "timeout_seconds": limits.timeout_seconds,
-            "grace_seconds": limits.grace_seconds,
-            "memory_bytes": limits.memory_bytes,
+            "timeout_seconds": None if limits.timeout_seconds is None else float(limits.timeout_seconds),
+            "grace_seconds": float(limits.grace_seconds),
+            "memory_bytes": None if limits.memory_bytes is None else int(limits.memory_bytes),
             "turns": lock_files(self._job.slot),
         }
         environment = self._job.slot.environment(os.environ, self._job.cell.measuring.allocator)
@@ -211,7 +210,7 @@ class CellProcess:
             if self._stop_asked:
                 return None
             self._guard = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-I", "-S", guard.__file__, json.dumps(settings), *command],
+                [sys.executable, "-I", "-S", guard.__file__, guard.encoded(settings), *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -230,11 +229,10 @@ class CellProcess:
             self._let_go()
             self._guard = None
         try:
-            report = json.loads(text)
+            return guard.decoded(text.decode("ascii"))
         except ValueError:
             kill_marked(mark)
             return {}
-        return report if isinstance(report, dict) else {}
 
 
 def run_cell_process(job: CellJob) -> tuple[ProcessEnd, bytes]:
