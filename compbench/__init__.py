@@ -6,7 +6,7 @@ from compbench.capture import Compiled, Session, SiteReport, chosen_modules, com
 from compbench.chain import Chain, ChainCodec, ChainPayload
 from compbench.compressor import Codec, Compressor, Dense, Payload, Recomputation, Site, SiteUse
 from compbench.hookspecs import hookimpl
-from compbench.records import Batch, Metric, Observer, Reporter
+from compbench.records import Batch, Foresight, Metric, Observer, Reporter
 from compbench.workloads.base import Data, Workload
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Compressor",
     "Data",
     "Dense",
+    "Foresight",
     "Metric",
     "Observer",
     "Payload",

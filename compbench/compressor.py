@@ -219,6 +219,16 @@ class Codec(ABC):
         """
         return answers_of(self)
 
+    def expected(self, readings: Sequence[Tensor]) -> Iterable[float]:
+        """What :meth:`read` gives where tensors have no values, as under ``compbench plan``: by default ones.
+
+        A codec overrides this whose memory depends on what it reads: a step then goes as the largest memory asks for.
+
+        Args:
+            readings: those of :meth:`readings`, of whose entries each needs a number.
+        """
+        return [1.0] * sum(reading.numel() for reading in readings)
+
     def inner(self) -> Iterable[Codec]:
         """The codecs that this one holds, if ``end_step`` ends their step too: their readings go with all others."""
         return ()

@@ -14,7 +14,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from compbench.compressor import Compressor
-    from compbench.records import Metric, Observer, Reporter
+    from compbench.records import Foresight, Metric, Observer, Reporter
     from compbench.workloads.base import Workload
 
 PROJECT = "compbench"
@@ -198,6 +198,32 @@ def compbench_observers() -> Iterable[Observer]:  # type: ignore[empty-body]
         @compbench.hookimpl
         def compbench_observers():
             return [compbench.Observer(name="diary", start=Diary)]
+    """
+
+
+@hookspec
+def compbench_foresights() -> Iterable[Foresight]:  # type: ignore[empty-body]
+    """What is known of strategies' memory before a training, for ``compbench plan``; see :class:`compbench.Foresight`.
+
+    Only of strategies whose memory depends on values: all others need none.
+
+    Example::
+
+        import compbench
+
+
+        def settled(strategy, statistics, steps):
+            \"\"\"At the rank that a site has reached.\"\"\"
+            return strategy.model_copy(update={"rank": round(statistics.get("rank", strategy.rank))})
+
+
+        def extremes(strategy, site):
+            return {"rank": strategy.rank}, {"rank": site.width}
+
+
+        @compbench.hookimpl
+        def compbench_foresights():
+            return [compbench.Foresight("growing", settled, extremes)]
     """
 
 

@@ -26,7 +26,7 @@ import pluggy
 from compbench import hookspecs
 from compbench.compressor import Compressor
 from compbench.errors import PluginError, one_line, unknown
-from compbench.records import BETTER, Metric, Observer, Reporter
+from compbench.records import BETTER, Foresight, Metric, Observer, Reporter
 from compbench.sources import file_hash, source_hash
 from compbench.workloads.base import Workload
 
@@ -34,7 +34,7 @@ GROUP = "compbench"
 LOCAL_PACKAGE = "compbench_local"
 DISABLE_VARIABLE = "COMPBENCH_DISABLE_PLUGINS"
 
-Kind = Literal["strategy", "workload", "metric", "reporter", "observer"]
+Kind = Literal["strategy", "workload", "metric", "reporter", "observer", "foresight"]
 
 RECORDS: Mapping[str, tuple[Kind, type[Any]]] = {
     "compbench_compressors": ("strategy", Compressor),
@@ -42,6 +42,7 @@ RECORDS: Mapping[str, tuple[Kind, type[Any]]] = {
     "compbench_metrics": ("metric", Metric),
     "compbench_reporters": ("reporter", Reporter),
     "compbench_observers": ("observer", Observer),
+    "compbench_foresights": ("foresight", Foresight),
 }
 """What each registration hook returns: the kind, in users' words, and the class that records are (a subclass of)."""
 
@@ -316,7 +317,7 @@ def _check_record(hook: str, base: type[Any], record: object) -> None:
         missing = sorted(getattr(record, "__abstractmethods__", ()))
         if missing:
             raise PluginError(f"{label} does not define {', '.join(missing)}")
-    elif isinstance(record, (Metric, Reporter, Observer)):
+    elif isinstance(record, (Metric, Reporter, Observer, Foresight)):
         function = record_function(record)
         if not callable(function):
             raise PluginError(f"{base.__name__} '{name}' has {function!r} where a function belongs")
@@ -324,7 +325,7 @@ def _check_record(hook: str, base: type[Any], record: object) -> None:
             raise PluginError(f"Metric '{name}' has better={record.better!r} (allowed: {', '.join(BETTER)} or None)")
 
 
-def record_function(record: Metric | Reporter | Observer) -> Callable[..., Any]:
+def record_function(record: Metric | Reporter | Observer | Foresight) -> Callable[..., Any]:
     """The function that a record of functions is made of; its docstring describes the record."""
     match record:
         case Metric():
@@ -333,6 +334,8 @@ def record_function(record: Metric | Reporter | Observer) -> Callable[..., Any]:
             return record.render
         case Observer():
             return record.start
+        case Foresight():
+            return record.settled
 
 
 def _claimed_names(name: str, file: Path | None) -> frozenset[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 if TYPE_CHECKING:
     from compbench.compressor import Codec
@@ -50,10 +51,17 @@ def _questions_of(codec: Codec) -> list[Tensor]:
     return questions
 
 
+def _answers(asking: Sequence[Codec], questions: Sequence[list[Tensor]]) -> list[list[float]]:
+    """What is on the device; where tensors have no values, as under ``compbench plan``, what codecs expect there."""
+    if any(isinstance(question, FakeTensor) for group in questions for question in group):
+        return [list(codec.expected(group)) for codec, group in zip(asking, questions, strict=True)]
+    return on_host(questions)
+
+
 def answers_of(codec: Codec) -> list[float]:
     """The numbers that a codec asks for: those that were read together with others', or else read now."""
     known: list[float] | None = vars(codec).get(_ANSWERS)
-    return on_host([_questions_of(codec)])[0] if known is None else list(known)
+    return _answers([codec], [_questions_of(codec)])[0] if known is None else list(known)
 
 
 @contextmanager
@@ -73,7 +81,7 @@ def read_together(codecs: Iterable[tuple[str, Codec]]) -> Iterator[None]:
         except Exception as error:
             error.add_note(f"raised by readings(): {owner}")
             raise
-    for codec, answers in zip(asking, on_host(questions), strict=True):
+    for codec, answers in zip(asking, _answers(asking, questions), strict=True):
         vars(codec)[_ANSWERS] = answers
     questions.clear()  # end_step may free what it asked about
     try:

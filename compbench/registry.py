@@ -67,6 +67,7 @@ class Registry:
         metrics: metrics by name; records are :class:`compbench.Metric`.
         reporters: table formats by name; records are :class:`compbench.Reporter`.
         observers: what can be asked to follow a run, by name; records are :class:`compbench.Observer`.
+        foresights: what is known of strategies' memory beforehand, by theirs; records are :class:`compbench.Foresight`.
         plugins: every plugin that was found, broken ones too.
         conflicts: names that two plugins claim; they are in none of the mappings above.
         plugins_dir: the absolute path of the project's own plugins, if there are any.
@@ -90,6 +91,7 @@ class Registry:
         self.metrics = self._table("metric")
         self.reporters = self._table("reporter")
         self.observers = self._table("observer")
+        self.foresights = self._table("foresight")
         self._audience = Audience(loaded)
 
     @classmethod

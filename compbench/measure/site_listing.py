@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from pydantic import PrivateAttr, SerializeAsAny
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
-)
 from torch.utils._python_dispatch import _disable_current_modes
 
 from compbench.capture import CaptureSettings, Session, SiteReport
 from compbench.compressor import Codec, Compressor, Dense, Payload, Recomputation, Site
 from compbench.errors import UnsupportedError
 from compbench.measure.step import Step
+from compbench.measure.without_values import NEEDS_VALUES, without_values
 from compbench.records import Batch
-
-_NEEDS_VALUES = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
-)
-
 
 _TRIED_STEPS = 2
 """After which strategies that calibrate have done so, by their defaults."""
@@ -102,9 +88,9 @@ def list_sites(
     listing = _Listing(strategy=compressor)
     session = Session(step.model, listing, settings, seed)
     try:
-        with nullcontext(batch) if values else _without_values(step.model, batch) as examples, session, session.step():
+        with nullcontext(batch) if values else without_values(step.model, batch) as examples, session, session.step():
             step.loss(examples).backward()
-    except _NEEDS_VALUES as error:
+    except NEEDS_VALUES as error:
         told = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedError(
             "the model or its loss asks for values of its tensors, by .item(), bool() or a shape that depends on them, "
@@ -259,39 +245,3 @@ def _listed(report: SiteReport, codec: _ListingCodec | None) -> ListedSite:
         propagating=report.propagating,
         reason=reason,
     )
-
-
-@contextmanager
-def _without_values(model: nn.Module, batch: Batch) -> Iterator[Batch]:
-    """Takes the values from a model's parameters and buffers, and in the end puts them back; gives a batch without."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    states = [_State(module) for module in model.modules()]
-    try:
-        for state in states:
-            # The mode gives the same tensor for the same parameter, so that tied weights stay tied.
-            state.replace(mode.from_tensor)
-        with mode:
-            yield {name: mode.from_tensor(examples) for name, examples in batch.items()}
-    finally:
-        for state in states:
-            state.restore()
-
-
-class _State:
-    """What a module itself holds: attributes, in which it may cache tensors when it runs, parameters and buffers."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._held: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            (held, dict(held)) for held in (vars(module), module._parameters, module._buffers)
-        ]
-
-    def replace(self, replacement: Callable[[Tensor], Tensor]) -> None:
-        """Puts others in the place of parameters and buffers."""
-        for held, _ in self._held[1:]:
-            held.update({name: replacement(tensor) for name, tensor in held.items() if tensor is not None})
-
-    def restore(self) -> None:
-        """Makes everything what it was."""
-        for held, before in self._held:
-            held.clear()
-            held.update(before)

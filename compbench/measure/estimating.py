@@ -1,0 +1,134 @@
+"""The memory and the arithmetic of a training step, found without running one: its code goes over fake tensors.
+
+What runs is what a cell runs: the model, the session with the strategy, the optimiser, under the same ledgers as in the
+memory pass. Tensors have shapes and no values, so that a step of any size takes the time of its Python and no memory
+to speak of. Where a strategy would look at values, it is told what to expect (:meth:`Codec.expected`); where its rank
+would follow from them, the rank is given (:meth:`Compressor.settled`).
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compbench.capture import CaptureSettings, Session
+from compbench.compressor import Compressor
+from compbench.errors import UnsupportedError
+from compbench.measure.arithmetic import count_flops
+from compbench.measure.foresight import Extreme, Foresights, Settled, Statistics
+from compbench.measure.memory import StepMemory, Uncompressed, step_memory
+from compbench.measure.results import Flops
+from compbench.measure.step import Step
+from compbench.measure.without_values import NEEDS_VALUES, without_values
+from compbench.records import Batch
+
+WARM_STEPS = 2
+"""After which a settled strategy keeps what it goes on keeping: one in which it calibrates, one that knows of it."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training step takes.
+
+    Attributes:
+        saved_bytes: unique storages held for backward at their maximum, in a step after those in which it calibrates.
+        peak_delta_bytes: peak of live bytes over the static state in such a step.
+        peak_phase: the phase in which that falls: forward, backward, update or optimizer.
+        highest_peak_bytes: the highest such peak of all steps, calibration included.
+        state_bytes: what the codecs hold between steps.
+        flops: of a step, by phase.
+        sites: one entry a site, as :meth:`Session.sites` has it.
+        undecided: names of the sites at which values decide what is kept, and nothing is known of them.
+    """
+
+    saved_bytes: int
+    peak_delta_bytes: int
+    peak_phase: str
+    highest_peak_bytes: int
+    state_bytes: int
+    flops: Flops
+    sites: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    undecided: frozenset[str] = frozenset()
+
+
+def estimate(
+    step: Step,
+    compressor: Compressor | None,
+    settings: CaptureSettings,
+    batch: Batch,
+    optimizer: Any,
+    seed: int = 0,
+    foresights: Foresights | None = None,
+    statistics: Statistics | None = None,
+    steps: int = 1_000_000,
+    extreme: Extreme = "least",
+) -> Estimate:
+    """Estimates a step of a training under a strategy.
+
+    Args:
+        step: the model, which is as it was afterwards, without gradients.
+        compressor: the strategy; None for plain training.
+        settings: what is compressed.
+        batch: the examples of one step.
+        optimizer: makes the optimiser for a model; its learning rate plays no part.
+        seed: seed of the strategy's random streams.
+        foresights: what is known of strategies beforehand.
+        statistics: what the strategy's figures are at each site at the end of the training, as far as they are known.
+        steps: optimiser steps of the training.
+        extreme: at sites of which nothing is known, what values leave open is settled where least or most is kept.
+
+    Raises:
+        UnsupportedError: the model or the strategy asks for values, or can't be estimated; the message names it.
+    """
+    settled = None
+    if compressor is not None:
+        settled = Settled.of(compressor, foresights or Foresights({}), statistics or {}, steps, extreme)
+    strategy = Uncompressed() if settled is None else settled
+    seen: list[StepMemory] = []
+    try:
+        with without_values(step.model, batch) as examples:
+            stepper = optimizer(step.model)
+            for group in stepper.param_groups:
+                group["lr"] = 0.0
+            session = Session(step.model, strategy, settings if compressor is not None else CaptureSettings(), seed)
+            with session:
+                for _ in range(WARM_STEPS - 1):
+                    seen.append(step_memory(step, session, examples, stepper))
+                flops = count_flops(step, session, examples)
+                seen.append(step_memory(step, session, examples, stepper))
+                sites = tuple(report.record() for report in session.sites())
+                state_bytes = session.state_bytes
+    except NEEDS_VALUES as error:
+        raise UnsupportedError(
+            f"{_culprit(error)} asks for the value of a tensor, and there are none ({_said(error)})"
+        ) from error
+    finally:
+        step.clear_gradients()
+    last = seen[-1]
+    return Estimate(
+        saved_bytes=last.saved_bytes,
+        peak_delta_bytes=last.peak_bytes,
+        peak_phase=last.peak_phase,
+        highest_peak_bytes=max(memory.peak_bytes for memory in seen),
+        state_bytes=state_bytes,
+        flops=flops,
+        sites=sites,
+        undecided=frozenset() if settled is None else settled.undecided,
+    )
+
+
+def _culprit(error: BaseException) -> str:
+    """The last place in an error's traceback that belongs neither to torch nor to the engine: file, line, function."""
+    own, library = str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if not frame.filename.startswith((library, own))] or list(frames)
+    last = outside[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}, in {last.name}()"
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,62 @@
+"""A model and a batch without values: fake tensors in the place of parameters, buffers and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+
+from compbench.records import Batch
+
+NEEDS_VALUES = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+"""What fake tensors raise where their values would be needed."""
+
+
+@contextmanager
+def without_values(model: nn.Module, batch: Batch) -> Iterator[Batch]:
+    """Takes the values from a model's parameters and buffers, and in the end puts them back; gives a batch without."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    states = [_State(module) for module in model.modules()]
+    try:
+        for state in states:
+            # The mode gives the same tensor for the same parameter, so that tied weights stay tied.
+            state.replace(mode.from_tensor)
+        with mode:
+            yield {name: mode.from_tensor(examples) for name, examples in batch.items()}
+    finally:
+        for state in states:
+            state.restore()
+
+
+class _State:
+    """What a module itself holds: attributes, in which it may cache tensors when it runs, parameters and buffers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._held: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            (held, dict(held)) for held in (vars(module), module._parameters, module._buffers)
+        ]
+
+    def replace(self, replacement: Callable[[Tensor], Tensor]) -> None:
+        """Puts others in the place of parameters and buffers."""
+        for held, _ in self._held[1:]:
+            held.update({name: replacement(tensor) for name, tensor in held.items() if tensor is not None})
+
+    def restore(self) -> None:
+        """Makes everything what it was."""
+        for held, before in self._held:
+            held.clear()
+            held.update(before)
