@@ -18,6 +18,8 @@ from compbench.cli.figures_command import figures
 from compbench.cli.merge_command import HELP as MERGE_HELP
 from compbench.cli.merge_command import merge
 from compbench.cli.new_command import new
+from compbench.cli.plan_command import HELP as PLAN_HELP
+from compbench.cli.plan_command import plan
 from compbench.cli.plugins_command import plugins
 from compbench.cli.publish_command import HELP as PUBLISH_HELP
 from compbench.cli.publish_command import publish
@@ -43,6 +45,7 @@ combination is a cell, run in a process of its own; its record is kept, so a run
 Examples:
   compbench run quick                          eight arms, in under three minutes on two cores
   compbench run suites/trm_depth.yaml --only seed=0,1 --only depth=4,8
+  compbench plan quick                         what a suite will take, before it runs
   compbench sites quick --only arm=laser       what an arm will save and keep, place by place
   compbench trace quick --only arm=laser       where the time of its step goes, operator by operator
   compbench explain quick                      which of its results are up to date, and why others are not
@@ -70,6 +73,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(help=RUN_HELP)(run)
+app.command(help=PLAN_HELP)(plan)
 app.command(help=SITES_HELP)(sites)
 app.command(help=TRACE_HELP)(trace)
 app.command(help=EXPLAIN_HELP)(explain)

@@ -38,8 +38,7 @@ def measure_arithmetic(step: Step, session: Session | None, batch: Batch) -> Ari
 def count_flops(step: Step, session: Session | None, batch: Batch) -> Flops:
     """Counts one step; ``session`` is open, or None for an uncompressed step."""
     step.clear_gradients()
-    # A dispatch mode: it sees operators beneath autograd, and so those of backward passes, hooks and `no_grad` too.
-    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_TORCH) as counter:
+    with flop_counter() as counter:
         with session.step() if session is not None else nullcontext():
             loss = step.loss(batch)
             forward = counter.get_total_flops()
@@ -49,6 +48,14 @@ def count_flops(step: Step, session: Session | None, batch: Batch) -> Flops:
         total = counter.get_total_flops()
     step.clear_gradients()
     return Flops(forward=forward, backward=backward - forward, update=total - backward)
+
+
+def flop_counter() -> FlopCounterMode:
+    """Torch's counter of operations, with those that it does not know.
+
+    A dispatch mode: it sees operators beneath autograd, and so those of backward passes, hooks and `no_grad` too.
+    """
+    return FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_TORCH)
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

@@ -14,20 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from compbench.capture import CaptureSettings, Session
 from compbench.compressor import Compressor
-from compbench.errors import UnsupportedError
-from compbench.measure.arithmetic import count_flops
+from compbench.errors import CompbenchError, UnsupportedError
+from compbench.measure.arithmetic import flop_counter
 from compbench.measure.foresight import Extreme, Foresights, Settled, Statistics
+from compbench.measure.live import static_bytes
 from compbench.measure.memory import StepMemory, Uncompressed, step_memory
 from compbench.measure.results import Flops
 from compbench.measure.step import Step
 from compbench.measure.without_values import NEEDS_VALUES, without_values
 from compbench.records import Batch
 
-WARM_STEPS = 2
-"""After which a settled strategy keeps what it goes on keeping: one in which it calibrates, one that knows of it."""
+WARM_STEPS = 1
+"""After which a settled strategy keeps what it goes on keeping: it has calibrated, and sites know of a step's calls."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,13 @@ class Estimate:
         peak_phase: the phase in which that falls: forward, backward, update or optimizer.
         highest_peak_bytes: the highest such peak of all steps, calibration included.
         state_bytes: what the codecs hold between steps.
+        parameters: elements of all parameters.
+        static_bytes: what is there before a step of plain training: parameters, buffers, the optimiser's state.
         flops: of a step, by phase.
         sites: one entry a site, as :meth:`Session.sites` has it.
         undecided: names of the sites at which values decide what is kept, and nothing is known of them.
+        about: names of those at which values decide, and a usual case was taken.
+        held: whether values decide at any site, and what is known of them was taken.
     """
 
     saved_bytes: int
@@ -50,9 +56,13 @@ class Estimate:
     peak_phase: str
     highest_peak_bytes: int
     state_bytes: int
+    parameters: int
+    static_bytes: int
     flops: Flops
     sites: tuple[dict[str, Any], ...] = field(default=(), repr=False)
     undecided: frozenset[str] = frozenset()
+    about: frozenset[str] = frozenset()
+    held: bool = False
 
 
 def estimate(
@@ -96,16 +106,25 @@ def estimate(
                 group["lr"] = 0.0
             session = Session(step.model, strategy, settings if compressor is not None else CaptureSettings(), seed)
             with session:
-                for _ in range(WARM_STEPS - 1):
+                for _ in range(WARM_STEPS):
                     seen.append(step_memory(step, session, examples, stepper))
-                flops = count_flops(step, session, examples)
-                seen.append(step_memory(step, session, examples, stepper))
+                totals: list[int] = []
+                with flop_counter() as counter:
+                    note = lambda phase: totals.append(counter.get_total_flops())  # noqa: E731
+                    seen.append(step_memory(step, session, examples, stepper, note))
                 sites = tuple(report.record() for report in session.sites())
                 state_bytes = session.state_bytes
+            static = [*step.model.parameters(), *step.model.buffers()]
+            of_optimizer = (value for state in stepper.state.values() for value in state.values())
+            static += [value for value in of_optimizer if isinstance(value, Tensor)]
+            static_size = static_bytes(static)
     except NEEDS_VALUES as error:
-        raise UnsupportedError(
-            f"{_culprit(error)} asks for the value of a tensor, and there are none ({_said(error)})"
-        ) from error
+        where = _culprit(error)
+        raise UnsupportedError(f"{where} asks for a tensor's value, and there is none ({_said(error)})") from error
+    except CompbenchError:
+        raise
+    except Exception as error:  # what a model or a plugin does with tensors that have no memory may raise anything
+        raise UnsupportedError(f"{_culprit(error)} fails without values: {_said(error)}") from error
     finally:
         step.clear_gradients()
     last = seen[-1]
@@ -115,9 +134,13 @@ def estimate(
         peak_phase=last.peak_phase,
         highest_peak_bytes=max(memory.peak_bytes for memory in seen),
         state_bytes=state_bytes,
-        flops=flops,
+        parameters=sum(parameter.numel() for parameter in step.model.parameters()),
+        static_bytes=static_size,
+        flops=Flops(forward=totals[1], backward=totals[2] - totals[1], update=totals[3] - totals[2]),
         sites=sites,
         undecided=frozenset() if settled is None else settled.undecided,
+        about=frozenset() if settled is None else settled.about,
+        held=settled is not None and settled.held,
     )
 
 

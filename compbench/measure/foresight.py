@@ -89,6 +89,8 @@ class Settled(Compressor):
     _steps: int = PrivateAttr(0)
     _extreme: Extreme = PrivateAttr("least")
     _undecided: set[str] = PrivateAttr(default_factory=set)
+    _about: set[str] = PrivateAttr(default_factory=set)
+    _held: bool = PrivateAttr(False)
 
     @classmethod
     def of(
@@ -111,6 +113,16 @@ class Settled(Compressor):
     def undecided(self) -> frozenset[str]:
         """Names of the sites at which values decide what is kept, and of which the results say nothing."""
         return frozenset(self._undecided)
+
+    @property
+    def held(self) -> bool:
+        """Whether the strategy is another one at a site than before the training, by what results say."""
+        return self._held
+
+    @property
+    def about(self) -> frozenset[str]:
+        """Names of the sites at which values decide, and whose extremes are one usual case."""
+        return frozenset(self._about)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -137,13 +149,14 @@ class Settled(Compressor):
         extremes = None if known else self._foresights.extremes(self.strategy, site)
         if extremes is not None:
             known = extremes[self._extreme == "most"]
-            self._undecided.add(site.name)
+            (self._about if extremes[0] == extremes[1] else self._undecided).add(site.name)
         try:
             settled = self._foresights.settled(self.strategy, site, known or {}, self._steps)
         except UnsupportedError:
             if not self._statistics:
                 raise
             return None  # results know of other sites: of this one nothing was encoded in the end
+        self._held |= bool(self._statistics) and settled is not self.strategy
         return settled.codec(site, generator)
 
     def coordinate(self, sites: Sequence[SiteUse]) -> None:

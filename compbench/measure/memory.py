@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +43,22 @@ class StepMemory:
     allocator_peak_bytes: int | None
 
 
-def step_memory(step: Step, session: Session, batch: Batch, optimizer: torch.optim.Optimizer | None) -> StepMemory:
-    """Runs one whole training step under instruments; the session must be open, and a step be behind it."""
+def step_memory(
+    step: Step,
+    session: Session,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer | None,
+    on_phase: Callable[[str], None] = lambda phase: None,
+) -> StepMemory:
+    """Runs one whole training step under instruments; the session must be open, and a step be behind it.
+
+    Args:
+        step: the model.
+        session: its session.
+        batch: the examples.
+        optimizer: takes part in the step, if there is one.
+        on_phase: is told of every phase that begins, and of the end by an empty name.
+    """
     cuda = step.device.type == "cuda"
     step.clear_gradients()
     state_bytes = session.state_bytes
@@ -53,16 +68,22 @@ def step_memory(step: Step, session: Session, batch: Batch, optimizer: torch.opt
         torch.cuda.reset_peak_memory_stats(step.device)
         before = torch.cuda.memory_allocated(step.device)
     with LiveLedger() as ledger:
+
+        def begin(phase: str) -> None:
+            ledger.phase = phase
+            on_phase(phase)
+
         with session.step():
-            ledger.phase = "forward"
+            begin("forward")
             loss = step.loss(batch)
-            ledger.phase = "backward"
+            begin("backward")
             loss.backward()
             del loss
-            ledger.phase = "update"
+            begin("update")
+        begin("optimizer")
         if optimizer is not None:
-            ledger.phase = "optimizer"
             optimizer.step()
+        on_phase("")
     allocator = torch.cuda.max_memory_allocated(step.device) - before + state_bytes if cuda else None
     return StepMemory(session.peak_saved_bytes, ledger.peak_bytes + state_bytes, ledger.peak_phase, allocator)
 

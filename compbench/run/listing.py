@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from compbench.errors import CaptureError, UnsupportedError
 from compbench.measure.site_listing import ListedSite, list_sites
-from compbench.measure.step import Step
-from compbench.records import Batch
 from compbench.registry import Registry
 from compbench.run.selection import select
-from compbench.run.training import example_order
-from compbench.seeds import generator, stream
+from compbench.run.step_making import StepMaker
 from compbench.suite.cell import Cell
-
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -71,8 +64,7 @@ class Lister:
     def __init__(self, registry: Registry, values: bool = False) -> None:
         self._registry = registry
         self._values = values
-        self._key = ""
-        self._step: tuple[Step, Batch] | None = None
+        self._made = StepMaker(registry)
 
     def sites(self, cell: Cell) -> Listing:
         """The sites of a cell's step, on the CPU, whatever the cell's device.
@@ -83,23 +75,9 @@ class Lister:
             SettingsError: the cell could not be trained either.
         """
         compressor = self._registry.compressor([{member.name: member.fields} for member in cell.strategy])
-        step, batch = self._prepared(cell)
+        step, batch = self._made.step(cell)
         try:
             listed = list_sites(step, compressor, cell.capture, batch, cell.seed, self._values)
         except (CaptureError, UnsupportedError) as error:
             raise type(error)(f"arm '{cell.label}' at depth {cell.depth}: {error}") from error
         return Listing(cell, tuple(listed))
-
-    def _prepared(self, cell: Cell) -> tuple[Step, Batch]:
-        """The model with the batch of a training step."""
-        parts = cell.workload, cell.training
-        key = "\n".join([str(cell.depth), str(cell.seed), *(part.model_dump_json() for part in parts)])
-        if self._step is None or key != self._key:
-            workload = self._registry.workload(cell.workload.name, **cell.workload.fields).at_depth(cell.depth)
-            data = workload.data(stream(cell.seed, "data"))
-            once = cell.training.model_copy(update={"steps": 1})
-            (rows,) = example_order(len(next(iter(data.train.values()))), once, cell.seed)
-            step = Step(workload, workload.build(generator(cell.seed, "initialisation")), _CPU, once.precision)
-            self._step = step, step.batch(data.train, rows)
-            self._key = key
-        return self._step
