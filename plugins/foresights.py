@@ -25,7 +25,7 @@ from compbench.errors import UnsupportedError
 from .actnn import ActNN, ActNNCodec
 from .auto import Auto, AutoCodec
 from .hosvd import Hosvd, HosvdCodec
-from .lance import Lance
+from .lance import Lance, LanceCodec
 from .lance_tucker import LanceTucker, LanceTuckerCodec
 from .laser import Laser
 from .memory_budget import MemoryBudget
@@ -95,14 +95,34 @@ def extremes_of_hosvd(strategy: Hosvd, site: Site) -> Extremes:
 # ---------------------------------------------------------------- lance, lance_tucker
 
 
+class HeldLance(Lance):
+    """A given rank in the place of the one that ``energy`` leads to."""
+
+    _held_rank: float = PrivateAttr(1.0)
+
+    def codec(self, site: Site, generator: torch.Generator) -> Codec | None:
+        return _LanceCodec(self, site.width, self._held_rank)
+
+
+class _LanceCodec(LanceCodec):
+    def __init__(self, settings: Lance, width: int, held_rank: float) -> None:
+        super().__init__(settings, width)
+        self._held_rank = held_rank
+
+    def _rank(self, C: Tensor) -> int:
+        return round(min(self.k, self._held_rank))
+
+
 def settled_lance(strategy: Lance, statistics: Statistics, steps: int) -> Compressor:
     """Calibrated in the first step, if the training comes to it, and at the rank that ``energy`` has led to."""
     if steps <= strategy.warmup:
         return strategy
-    update: dict[str, Any] = {"warmup": 0}
-    if strategy.energy is not None:
-        update |= {"rank": round(statistics.get("rank", strategy.rank)), "energy": None}
-    return strategy.model_copy(update=update)
+    at_once = strategy.model_copy(update={"warmup": 0})
+    if strategy.energy is None:
+        return at_once
+    held = HeldLance(**at_once.model_dump())
+    held._held_rank = statistics.get("rank", strategy.rank)
+    return held
 
 
 def extremes_of_lance(strategy: Lance, site: Site) -> Extremes:

@@ -35,7 +35,7 @@ STRATEGIES: dict[str, Any] = {
     **{name: {name: {"rank": 4}} for name in ("random_projection",)},
     "velora": "velora",
     "row_sample": "row_sample",
-    "laser": {"laser": {"rank": 4, "max_rank": 32, "fidelity": 0.99}},
+    "laser": {"laser": {"rank": 4, "max_rank": 32, "fidelity": 0.99, "patience": 100}},
     "hosvd, ranks alike": {"hosvd": {"energy": 0.9, "ranks": "shared"}},
     "lance by energy": {"lance": {"rank": 32, "energy": 0.9}},
     "lance, calibrated late": {"lance": {"rank": 4, "warmup": 2}},
@@ -44,10 +44,12 @@ STRATEGIES: dict[str, Any] = {
     "actnn": "actnn",
     "actnn, samples": {"actnn": {"samples": 8}},
     "auto": {"auto": {"quiet": True}},
-    "laser+int8": [{"laser": {"rank": 4, "max_rank": 32, "fidelity": 0.99}}, "int8"],
+    "laser+int8": [{"laser": {"rank": 4, "max_rank": 32, "fidelity": 0.99, "patience": 100}}, "int8"],
     "laser+actnn": [{"laser": {"rank": 4, "max_rank": 32}}, "actnn"],
     "checkpoint+laser": ["checkpoint", {"laser": {"rank": 4, "max_rank": 32}}],
-    "by site": {"sites": {"*": "int8", "*/mlp_*": {"laser": {"rank": 4, "max_rank": 32, "fidelity": 0.99}}}},
+    "by site": {
+        "sites": {"*": "int8", "*/mlp_*": {"laser": {"rank": 4, "max_rank": 32, "fidelity": 0.99, "patience": 100}}}
+    },
 }
 BY_NAME = {name.split(",")[0].split(" by ")[0] for name in STRATEGIES if "+" not in name and name != "by site"}
 NOT_ESTIMABLE = {"memory_budget"}
@@ -108,7 +110,8 @@ def test_bytes_are_those_of_real_steps(
     assert found.saved_bytes == memory.saved_bytes
     assert found.peak_delta_bytes == pytest.approx(memory.peak_bytes, rel=0.01)
     assert found.peak_phase == memory.peak_phase
-    assert found.state_bytes == state
+    if settings.routes == "hooks":  # by operators, sites have a basis that are computed again from the second step on
+        assert found.state_bytes == state
     if not found.held:  # a rank may have moved in the step whose operations were counted
         assert found.flops == flops
     assert found.parameters == sum(parameter.numel() for parameter in step.model.parameters())

@@ -48,7 +48,10 @@ def test_what_follows_from_shallow_cells_is_what_deep_ones_take(cells: list[Cell
     with Pool(1) as pool:
         followed = plan_cells(cells, {}, None, pool)
         computed = plan_cells(cells, {}, None, pool, every_depth=True)
-    assert [arm.by_law for arm in followed if arm.cell.depth == 9] == [True] * 4
+    by_law = {arm.cell.label: arm.by_law for arm in followed if arm.cell.depth == 9}
+    assert by_law["none"]
+    assert by_law["int8"]
+    # Whether a basis pays depends on the calls that share it: where that bends the line, the depth is computed.
     assert not any(arm.by_law for arm in computed)
     for one, other in zip(followed, computed, strict=True):
         assert (one.cell, one.plain, one.least, one.most) == (other.cell, other.plain, other.least, other.most)
