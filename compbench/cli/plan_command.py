@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated
@@ -17,9 +18,10 @@ from compbench.report.outcome import Outcome, read_outcome
 from compbench.report.plan_tables import plan_record, plan_table, sites_table, what_seeds_show
 from compbench.run.fitting import what_fits
 from compbench.run.known_ranks import KnownRanks
-from compbench.run.naming import NamedCell, find_named
 from compbench.run.planning import Pool, plan_cells
 from compbench.run.selection import select
+from compbench.run.store import Store
+from compbench.suite import load_suite
 from compbench.suite.suite import Suite
 
 HELP = """
@@ -96,21 +98,21 @@ def plan(
     check_format(layout, plugins_dir)
     limit = None if fits is None else _size(fits)
     registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
-    # The CPU's operators stand for those of a GPU: what they save is the same but for libraries' workspaces.
-    found = find_named(suite, results, registry)
-    if isinstance(found, NamedCell):
-        raise SettingsError(f"'{suite}' is a cell's record (allowed: a suite)")
-    cells = select(found.cells, only or ())
-    for arm, why in found.suite.broken_arms.items():
+    # Whatever device it is for: the CPU's operators stand for those of a GPU.
+    found = load_suite(suite, registry, elsewhere=True, check_metrics=False)
+    # A slot's cell sees one GPU and calls it `cuda`; keys do, too.
+    one_device = dataclasses.replace(found, device=found.device.partition(":")[0])
+    cells = select(one_device.cells(registry), only or ())
+    for arm, why in found.broken_arms.items():
         warn(f"arm '{arm}' is left out: {why}")
-    cells = [cell for cell in cells if cell.arm not in found.suite.broken_arms]
-    store = found.store(results)
+    cells = [cell for cell in cells if cell.arm not in found.broken_arms]
+    store = Store(results / found.name, lambda message: None)
     known = KnownRanks.read(ranks_from) if ranks_from is not None else None
     with Pool(jobs) as pool:
         arms = plan_cells(cells, store.results(cell.key for cell in cells), known, pool, every_depth)
         fitting = what_fits(arms, limit, registry, pool) if limit is not None else None
     table = plan_table(arms, fitting, limit, fits or "")
-    seeds = what_seeds_show(cells, found.suite.margins, _outcome(store.directory))
+    seeds = what_seeds_show(cells, found.margins, _outcome(store.directory))
     if layout == "json":
         records = [
             {
@@ -122,13 +124,13 @@ def plan(
             }
             for arm in arms
         ]
-        show(json.dumps({"suite": found.suite.name, "cells": records, "seeds": seeds}, indent=2), output)
+        show(json.dumps({"suite": found.name, "cells": records, "seeds": seeds}, indent=2), output)
     else:
         tables = [formatted(table, layout, output, plugins_dir)]
         if sites:
             tables.append(formatted(sites_table(arms), layout, output, plugins_dir))
         if layout not in ("csv",):
-            tables = [_title(found.suite, len(cells)), *tables, "\n".join(seeds)]
+            tables = [_title(found, len(cells)), *tables, "\n".join(seeds)]
         show("\n\n".join(text.rstrip("\n") for text in tables), output)
     raise typer.Exit(1 if any(arm.reason for arm in arms) else 0)
 
