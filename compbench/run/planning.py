@@ -162,9 +162,6 @@ def _by_law(arm: PlannedArm, shallower: Sequence[PlannedArm]) -> PlannedArm | No
     """The arm as it follows from shallower ones; None where it doesn't."""
     if len(shallower) < LINE_POINTS:
         return None
-    if any(other.reason for other in shallower):
-        example = next(other for other in shallower if other.reason)
-        return replace(arm, plain=None, reason=example.reason, by_law=True)
     depth = arm.cell.depth
     made: dict[str, Any] = {}
     for name in ("plain", "least", "most"):
@@ -172,11 +169,11 @@ def _by_law(arm: PlannedArm, shallower: Sequence[PlannedArm]) -> PlannedArm | No
         if not points:
             made[name] = None
             continue
-        follows = on_a_line(points, depth) if len(points) == len(shallower) else None
-        if follows is None:
+        made[name] = on_a_line(points, depth) if len(points) == len(shallower) else None
+        if made[name] is None:
             return None
-        made[name] = follows
-    return replace(arm, **made, basis=shallower[-1].basis, note=shallower[-1].note, by_law=True)
+    reason = next((other.reason for other in shallower if other.reason), "")
+    return replace(arm, **made, basis=shallower[-1].basis, note=shallower[-1].note, by_law=True, reason=reason)
 
 
 def _estimated(arms: Sequence[PlannedArm], ranks: KnownRanks | None, make: Estimates) -> list[PlannedArm]:

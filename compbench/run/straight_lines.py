@@ -14,6 +14,9 @@ LINE_POINTS = 3
 """Two define a line, and a third tells whether it is one."""
 
 _BYTES = ("saved_bytes", "peak_delta_bytes", "highest_peak_bytes", "state_bytes", "parameters", "static_bytes")
+_OF_NUMBERS = "would keep as much as it is"
+"""In the place of reasons that tell how many bytes, which are others at each depth."""
+
 _OF_SITES = ("calls", "raw_bytes", "kept_bytes")
 
 
@@ -53,7 +56,7 @@ def on_a_line(points: Sequence[tuple[int, Estimate]], depth: int) -> Estimate | 
 
 def _sites(points: Sequence[tuple[int, Estimate]], depth: int) -> tuple[dict[str, Any], ...] | None:
     """Each site with its calls and bytes on a line; None where the sites differ, or lie on none."""
-    names = [[(site["name"], site["reason"]) for site in found.sites] for _, found in points]
+    names = [[(site["name"], bool(site["reason"])) for site in found.sites] for _, found in points]
     if any(other != names[0] for other in names):
         return None
     made = []
@@ -63,5 +66,6 @@ def _sites(points: Sequence[tuple[int, Estimate]], depth: int) -> tuple[dict[str
         }
         if None in changed.values():
             return None
-        made.append({**site, **changed})
+        reasons = {found.sites[index]["reason"] for _, found in points}
+        made.append({**site, **changed, "reason": site["reason"] if len(reasons) == 1 else _OF_NUMBERS})
     return tuple(made)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from compbench.errors import SettingsError
+from compbench.measure.estimating import Estimate
 from compbench.registry import Registry
 from compbench.run.cell import run_cell
 from compbench.run.fitting import plane_through, what_fits
@@ -44,6 +46,13 @@ def cells(tmp_path: Path, registry: Registry) -> list[Cell]:
     return load_suite(str(tmp_path / "tiny.yaml"), registry).cells(registry)
 
 
+def bare(found: Estimate | None) -> Estimate | None:
+    """An estimate without the words on sites that are left raw, which tell how many bytes."""
+    if found is None:
+        return None
+    return replace(found, sites=tuple({**site, "reason": bool(site["reason"])} for site in found.sites))
+
+
 def test_what_follows_from_shallow_cells_is_what_deep_ones_take(cells: list[Cell]) -> None:
     with Pool(1) as pool:
         followed = plan_cells(cells, {}, None, pool)
@@ -54,7 +63,9 @@ def test_what_follows_from_shallow_cells_is_what_deep_ones_take(cells: list[Cell
     # Whether a basis pays depends on the calls that share it: where that bends the line, the depth is computed.
     assert not any(arm.by_law for arm in computed)
     for one, other in zip(followed, computed, strict=True):
-        assert (one.cell, one.plain, one.least, one.most) == (other.cell, other.plain, other.least, other.most)
+        assert one.cell == other.cell
+        for ours, theirs in ((one.plain, other.plain), (one.least, other.least), (one.most, other.most)):
+            assert bare(ours) == bare(theirs)
         assert len(one.cells) == 2
         assert dict(one.states) == {"to run": 2}
 
