@@ -31,7 +31,7 @@ from compbench.records import Batch
 FIDELITY = 0.95
 """At which ranks are told: the threshold of the LASER paper, a relative error of 31 %."""
 
-_POINTS = 64
+_POINTS = 32
 """Of the curve of singular values in the CSV, at most."""
 
 
@@ -135,7 +135,7 @@ def _shape(found: SiteRows, values: Tensor) -> dict[str, float]:
 def _keep_extremes(summary: dict[str, Any], shape: dict[str, float], found: SiteRows) -> None:
     """The last snapshot's shape, with the largest of all snapshots."""
     for name, value in shape.items():
-        summary[name] = number(value)
+        summary[name] = value if isinstance(value, int) else number(value)
         if name != "effective_rank":
             summary[f"largest_{name}"] = max(value, summary.get(f"largest_{name}", 0))
     summary["rank_bound"] = found.rank_bound

@@ -77,8 +77,15 @@ class Trained:
         """Shows the rows of every site in an exact forward pass at the model's weights."""
         return visit_rows(self.step, self.cell.capture, batch, visit)
 
-    def grams(self, batch: Batch, sites: tuple[str | int, ...] = ()) -> dict[str, tuple[SiteRows, Tensor]]:
+    def grams(
+        self, batch: Batch, sites: tuple[str | int, ...] = (), step: Step | None = None
+    ) -> dict[str, tuple[SiteRows, Tensor]]:
         """The Gram matrix of each chosen site's rows, ``(D, D)`` in float64, over all calls of a batch.
+
+        Args:
+            batch: The examples.
+            sites: Patterns.
+            step: Another model than the cell's own.
 
         Raises:
             SettingsError: A pattern matches no site.
@@ -90,7 +97,7 @@ class Trained:
                 sums[site.name] = torch.zeros(site.width, site.width, dtype=torch.float64, device=rows.device)
             add_gram(sums[site.name], rows)
 
-        found = choose_sites(self.visit(batch, add), sites)
+        found = choose_sites(visit_rows(step or self.step, self.cell.capture, batch, add), sites)
         return {name: (rows, sums[name]) for name, rows in found.items()}
 
     @cached_property
