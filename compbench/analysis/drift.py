@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,9 @@ def analyse(trained: Trained, settings: Drift) -> Analysis:
         trained.at(step)
         state = trained.snapshots.load(step)["session"]
         own = {} if state is None else watch(trained, state, batch)
-        if own and not hooks:  # under other routes a name may stand for another tensor: the strategy's own are looked at
+        if (
+            own and not hooks
+        ):  # under other routes a name may stand for another tensor: the strategy's own are looked at
             chosen = choose_sites({name: of.rows for name, of in own.items()}, settings.sites)
             grams = {name: (found, own[name].gram) for name, found in chosen.items()}
         else:
@@ -171,5 +173,3 @@ def _count(figures: Mapping[str, float] | None, name: str) -> int | None:
 
 def _row(step: int, site: str, whose: str, quantity: str, value: float) -> Row:
     return {"step": step, "site": site, "basis": whose, "quantity": quantity, "value": value}
-
-

@@ -80,7 +80,9 @@ def analyse(trained: Trained, settings: Linearity) -> Analysis:
         summary = site.record() | {"fit_rows": len(parts["fit"]), "held_out_rows": len(parts["held out"])}
         for code in codes:
             if code < site.site.width:
-                of_code, measured = contest(parts, code, settings, stream(trained.cell.seed, f"linearity {name} {code}"))
+                of_code, measured = contest(
+                    parts, code, settings, stream(trained.cell.seed, f"linearity {name} {code}")
+                )
                 summary |= {f"{key}_code_{code}{suffix}": value for (key, suffix), value in of_code.items()}
                 rows += [{"step": last, "site": name, "code": code, **row} for row in measured]
         sites[name] = summary
@@ -139,9 +141,7 @@ def contest(
     return summary, rows
 
 
-def sample_rows(
-    trained: Trained, batch: Batch, found: dict[str, SiteRows], count: int, name: str
-) -> dict[str, Tensor]:
+def sample_rows(trained: Trained, batch: Batch, found: dict[str, SiteRows], count: int, name: str) -> dict[str, Tensor]:
     """About so many rows of each site, drawn evenly over calls and parts of a batch, by a fixed seed."""
     size = trained.cell.training.batch_size
     examples = len(next(iter(batch.values())))

@@ -175,4 +175,3 @@ def _bound_of(name: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> int
         is_weight = isinstance(right, Tensor) and right.dim() == 2 and right.is_leaf and right.requires_grad
         return right.shape[0] if is_weight else None
     return None
-

@@ -20,11 +20,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compbench.capture import Session
-from compbench.errors import CaptureError, StoreError
+from compbench.errors import CaptureError, StoreError, UnsupportedError
 from compbench.run.files import folder_in_the_making
 from compbench.run.preparing import Prepared, prepare
 from compbench.run.result import CellResult
-from compbench.run.training import Record, train
+from compbench.run.training import DivergedError, Record, train
 from compbench.state import StateError
 from compbench.suite.cell import Cell
 
@@ -139,7 +139,7 @@ def take_snapshots(cell: Cell, folder: Path, points: int, threads: int, tell: Te
 
     Raises:
         CompbenchError: The cell can't be trained.
-        DivergedError: A loss is not finite.
+        UnsupportedError: A loss is not finite.
         StoreError: They can't be written.
     """
     torch.set_num_threads(threads)
@@ -167,6 +167,8 @@ def take_snapshots(cell: Cell, folder: Path, points: int, threads: int, tell: Te
                 without_strategy=taking.without_strategy,
             )
             (made / _TRAINING).write_text(repeated.model_dump_json(indent=1), encoding="utf-8")
+    except DivergedError as error:
+        raise UnsupportedError(f"cell {cell.key} has no trained weights to analyse: {error}") from error
     except OSError as error:
         raise StoreError(f"can't write snapshots to {folder}: {error.strerror or error}") from error
     return Snapshots(folder, repeated)
@@ -220,5 +222,3 @@ def session_at(prepared: Prepared, cell: Cell, state: dict[str, Any]) -> Session
     session = Session(prepared.step.model, prepared.session.compressor, cell.capture, cell.seed)
     session.load_state_dict(state["session"])
     return session
-
-

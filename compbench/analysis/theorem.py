@@ -197,9 +197,7 @@ def compare(
             at.ratios = max(at.ratios, float((above[sure] / below[sure]).max()))
 
 
-def works_by_row(
-    gradients_with: OperatorGradients, X: Tensor, other: Tensor, exact: tuple[Tensor, ...]
-) -> bool:
+def works_by_row(gradients_with: OperatorGradients, X: Tensor, other: Tensor, exact: tuple[Tensor, ...]) -> bool:
     """Whether an operator's gradients at a row depend on that row alone: half of the rows are changed to see."""
     output = gradients_with.output_gradient
     activations = [g for g, is_weight in zip(exact, gradients_with.weights, strict=True) if not is_weight]
