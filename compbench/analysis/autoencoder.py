@@ -90,7 +90,8 @@ class Autoencoder(nn.Module):
             return decoded
         mean, Q = self.start.mean, self.start.basis
         codes = codes + (rows - mean) @ Q
-        return self.decoder(codes) + mean + codes @ Q.T
+        rebuilt: Tensor = self.decoder(codes) + mean + codes @ Q.T
+        return rebuilt
 
 
 def _network(inputs: int, outputs: int, schedule: Schedule, ends_at_zero: bool) -> nn.Sequential:

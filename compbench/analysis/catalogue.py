@@ -80,11 +80,9 @@ def _value(option: str, text: str) -> Any:
 
 def _validated(name: str, fields: Mapping[str, Any]) -> Settings:
     model = ANALYSES[name].settings
+    lists = {field for field, info in model.model_fields.items() if str(info.annotation).startswith("tuple")}
     listed = {
-        field: [value]
-        if isinstance(value, int | str) and "tuple" in str(model.model_fields[field].annotation)
-        else value
-        for field, value in fields.items()
+        field: [value] if field in lists and isinstance(value, int | str) else value for field, value in fields.items()
     }
     try:
         return model(**listed)

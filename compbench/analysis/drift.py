@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from pydantic import Field
@@ -121,7 +122,7 @@ def _turning(bases: Bases) -> list[tuple[int, str, str, float]]:
     found: list[tuple[int, str, str, float]] = []
     for whose, by_step in (("pca", bases.exact), ("strategy", bases.own)):
         steps = sorted(by_step)
-        for before, step in zip(steps, steps[1:], strict=False):
+        for before, step in pairwise(steps):
             for against, other in (("successive", before), ("first", steps[0])):
                 angles = _angles(by_step[other], by_step[step])
                 found.append((step, whose, f"largest_angle_{against}", angles[-1]))
@@ -147,7 +148,7 @@ def _turns(by_step: Mapping[int, Tensor], C: Tensor) -> dict[str, float]:
     series = [by_step[step] for step in sorted(by_step)]
     first, last = series[0], series[-1]
     found = {"stale_fidelity": fidelity_in(C, first), "fidelity": fidelity_in(C, last)}
-    successive = [(_angles(a, b), overlap(a, b)) for a, b in zip(series, series[1:], strict=False)]
+    successive = [(_angles(a, b), overlap(a, b)) for a, b in pairwise(series)]
     if not successive:
         return found
     largest = [angles[-1] for angles, _ in successive]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from compbench.analysis.projecting import Projection
 from compbench.analysis.result import Analysis, Row, SiteSettings, number
+from compbench.analysis.subspaces import principal_components
 from compbench.analysis.theorem import AtOperator, Found, measure
 from compbench.analysis.trained import Trained, default_ranks
 from compbench.capture import Session
@@ -67,7 +68,7 @@ def analyse(trained: Trained, settings: Gradient) -> Analysis:
             sites[name] = site.record() | {"propagating": name in propagating, "relative_error": error}
             sites[name]["operators"] = operators
             for op, numbers in operators.items():
-                where = {"step": last, "site": name, "operator": op}
+                where: Row = {"step": last, "site": name, "operator": op}
                 values = [(key, value) for key, value in numbers.items() if not isinstance(value, str)]
                 rows += [{**where, "quantity": key, "value": value} for key, value in values]
     proved = [of for site in sites.values() for of in site["operators"].values() if of["constant"] != "estimated"]
@@ -86,7 +87,7 @@ def analyse(trained: Trained, settings: Gradient) -> Analysis:
 
 def leading(C: Tensor, rank: int) -> Tensor:
     """The ``rank`` leading eigenvectors of a Gram matrix, ``(D, rank)``."""
-    return torch.linalg.eigh(C)[1].flip(1)[:, :rank]
+    return principal_components(C)[1][:, :rank]
 
 
 def describe(at: AtOperator, ratio: float | None) -> dict[str, Any]:
@@ -107,15 +108,15 @@ def describe(at: AtOperator, ratio: float | None) -> dict[str, Any]:
         bounds = constants * lengths
         some = bounds > 0
         found["units"] = len(errors)
-        found["lipschitz"] = number(constants.max())
+        found["lipschitz"] = number(float(constants.max()))
         found["within_bound"] = float((errors <= bounds * (1 + _ROUNDING) + _ROUNDING * sizes).double().mean())
         if bool(some.any()):
             shares = errors[some] / bounds[some]
-            found["median_bound_ratio"] = number(shares.median())
-            found["largest_bound_ratio"] = number(shares.max())
+            found["median_bound_ratio"] = number(float(shares.median()))
+            found["largest_bound_ratio"] = number(float(shares.max()))
         whole = sizes > 0
         if bool(whole.any()):
-            found["cosine_bound"] = number((1 - 2 * bounds[whole] / sizes[whole]).median())
+            found["cosine_bound"] = number(float((1 - 2 * bounds[whole] / sizes[whole]).median()))
         if at.energy > 0 and at.rebuilt_energy > 0:
             found["gradient_relative_error"] = (at.error_energy / at.energy) ** 0.5
             found["gradient_cosine"] = at.inner / (at.energy * at.rebuilt_energy) ** 0.5
@@ -237,5 +238,5 @@ def alignment_by_depth(
 
 
 def _cosine_row(step: int, whose: str, depth: int, parameter: str, value: float | None) -> Row:
-    where = {"step": step, "gradient": whose, "depth": depth, "parameter": parameter}
+    where: Row = {"step": step, "gradient": whose, "depth": depth, "parameter": parameter}
     return {**where, "quantity": "cosine", "value": value}

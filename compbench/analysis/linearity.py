@@ -1,8 +1,8 @@
 """``linearity``: whether nonlinear autoencoders rebuild activations better than a projection of the same code size.
 
-Source: 3.1 of arXiv 2604.17224, which reports none that did. Projections and autoencoders are fitted on rows of training
-examples and compared on rows of held-out ones. Every row is divided by one number, so that all have a root mean square
-of 1 together.
+Source: 3.1 of arXiv 2604.17224, which reports none that did. Projections and autoencoders are fitted on rows of
+training examples and compared on rows of held-out ones. All rows are divided by one number, so that they have a root
+mean square of 1 together.
 """
 
 from __future__ import annotations
@@ -80,9 +80,8 @@ def analyse(trained: Trained, settings: Linearity) -> Analysis:
         summary = site.record() | {"fit_rows": len(parts["fit"]), "held_out_rows": len(parts["held out"])}
         for code in codes:
             if code < site.site.width:
-                of_code, measured = contest(
-                    parts, code, settings, stream(trained.cell.seed, f"linearity {name} {code}")
-                )
+                seed = stream(trained.cell.seed, f"linearity {name} {code}")
+                of_code, measured = contest(parts, code, settings, seed)
                 summary |= {f"{key}_code_{code}{suffix}": value for (key, suffix), value in of_code.items()}
                 rows += [{"step": last, "site": name, "code": code, **row} for row in measured]
         sites[name] = summary
@@ -125,8 +124,8 @@ def contest(
             for restart in range(settings.restarts)
         ]
         on_held = [run.error(held) for run in runs]
-        for restart, (run, error) in enumerate(zip(runs, on_held, strict=True)):
-            note(f"{kind}_autoencoder", restart, run.error(fitted), error)
+        for restart, (run, held_error) in enumerate(zip(runs, on_held, strict=True)):
+            note(f"{kind}_autoencoder", restart, run.error(fitted), held_error)
         best[kind] = min(runs, key=lambda run: run.selection_error)
         spreads[kind] = max(on_held) - min(on_held)
         summary[f"{kind}_autoencoder_error", ""] = best[kind].error(held)

@@ -85,9 +85,9 @@ def visit_rows(step: Step, settings: CaptureSettings, batch: Batch, visit: Visit
     shown._visit = seen
     everything = settings.model_copy(update={"routes": "hooks", "sites": ()})
     devices = [step.device] if step.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), Session(step.model, shown, everything) as session:
-        with session.probe(), outputs, torch.enable_grad():
-            step.loss(batch)
+    session = Session(step.model, shown, everything)
+    with torch.random.fork_rng(devices), session, session.probe(), outputs, torch.enable_grad():
+        step.loss(batch)
     bounded = {name for name, rows in found.items() if rows.rank_bound and rows.rank_bound < rows.site.width}
     return {name: rows if name in bounded else replace(rows, rank_bound=None) for name, rows in found.items()}
 

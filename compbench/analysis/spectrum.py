@@ -67,7 +67,7 @@ def analyse(trained: Trained, settings: Spectrum) -> Analysis:
                 rows.append({"step": step, "site": name, "quantity": quantity, "value": value})
             for (rank, bits, when), cosine in cosines[name].items():
                 _keep_cosine(summary, step, rank, bits, when, cosine)
-                where = {"step": step, "site": name, "quantity": "cosine", "rank": rank, "bits": bits}
+                where: Row = {"step": step, "site": name, "quantity": "cosine", "rank": rank, "bits": bits}
                 rows.append({**where, "quantised": when, "value": cosine})
             rows += _decay(step, name, values)
     summary = {

@@ -7,7 +7,8 @@ The passes here are exact, so that ``lambda`` is, and show at every operator wha
 
 ``L_J`` in closed form, for one row ``a``:
 
-- linear layers: 0, their Jacobian does not depend on ``a``. Their weight's gradient does, and is no part of the theorem.
+- linear layers: 0, their Jacobian does not depend on ``a``. Their weight's gradient does, and is no part of the
+  theorem.
 - ``a * b``: 1, as ``|lambda * (a' - a)| <= |lambda| max|a' - a|``; ``sqrt(2)`` for ``a * a``.
 - elementwise functions: the largest magnitude of their second derivative. ``silu``: 1/2, ``gelu``: ``sqrt(2 / pi)``,
   both at 0.
@@ -209,7 +210,8 @@ def works_by_row(gradients_with: OperatorGradients, X: Tensor, other: Tensor, ex
     changed = torch.arange(N, device=X.device) % 2 == 0
     mixed = gradients_with(torch.where(changed[:, None], other, X))
     after = [g for g, is_weight in zip(mixed, gradients_with.weights, strict=True) if not is_weight]
-    return all(torch.equal(a.reshape(N, -1)[~changed], b.reshape(N, -1)[~changed]) for a, b in zip(activations, after))
+    pairs = zip(activations, after, strict=True)
+    return all(torch.equal(a.reshape(N, -1)[~changed], b.reshape(N, -1)[~changed]) for a, b in pairs)
 
 
 def rms_norm_constant(X: Tensor, other: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ checked by the cosine of the states under the strategy and without it.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,8 +67,8 @@ def follow(states: list[Tensor], drawn: int = 6) -> tuple[dict[str, float | int 
     last = z[-1]
     rows: list[Row] = []
     norms = [state.norm(dim=1) for state in z]
-    relative = [float((b - a).norm() / a.norm()) for a, b in zip(z, z[1:], strict=False)]
-    cosines = [_mean_cosine(a, b) for a, b in zip(z, z[1:], strict=False)]
+    relative = [float((b - a).norm() / a.norm()) for a, b in pairwise(z)]
+    cosines = [_mean_cosine(a, b) for a, b in pairwise(z)]
     spread = [participation_ratio(principal_components(state.T @ state)[0]) for state in z]
     for call in range(calls):
         measured: dict[str, float] = {

@@ -50,9 +50,9 @@ def watch(trained: Trained, state: Mapping[str, Any], batch: Batch) -> dict[str,
     watched._learnt = bool(state["steps"])
     step, cell = trained.step, trained.cell
     devices = [step.device] if step.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), Session(step.model, watched, cell.capture, cell.seed) as session:
-        with session.probe(), torch.enable_grad():
-            step.loss(batch)
+    session = Session(step.model, watched, cell.capture, cell.seed)
+    with torch.random.fork_rng(devices), session, session.probe(), torch.enable_grad():
+        step.loss(batch)
     return watched._found
 
 

@@ -54,7 +54,7 @@ def grid(
     height: int,
     *,
     extent: int = 20,
-    independent: str = "",
+    free_axes: bool = False,
 ) -> alt.FacetChart:
     """Layers once for each pair of the fields ``panel`` and ``column``, with the names over and beside them.
 
@@ -65,9 +65,9 @@ def grid(
         columns: Values of ``column``.
         height: Of one panel, without axes.
         extent: Points that the labels of the vertical axis have.
-        independent: Axes that each panel has by itself, ``x`` or ``y``.
+        free_axes: Whether each panel has axes by itself.
     """
-    width = (COLUMN_WIDTH - 28 - (extent + 6) * (len(columns) if "y" in independent else 1)) // len(columns) - 6
+    width = (COLUMN_WIDTH - 28 - (extent + 6) * (len(columns) if free_axes else 1)) // len(columns) - 6
     layered = alt.LayerChart(layer=list(layers), data=alt.NamedData(data)).properties(width=width, height=height)
     header = alt.Header(title=None, labelOrient="top", labelAnchor="start")
     chart = layered.facet(
@@ -75,7 +75,7 @@ def grid(
         column=alt.Column("column:N", sort=list(columns), header=alt.Header(title=None)),
         spacing=6,
     )
-    return chart.resolve_scale(**dict.fromkeys(independent, "independent")) if independent else chart
+    return chart.resolve_scale(x="independent", y="independent") if free_axes else chart
 
 
 def vertical(field: str, title: str, scale: alt.Scale | None = None, extent: int = 20, **axis: Any) -> alt.Y:

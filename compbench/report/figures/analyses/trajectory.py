@@ -60,7 +60,7 @@ def paths(content: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
             opacity=pick.opacity,
         )
     )
-    chart = grid([line.add_params(pick.parameter), dots], "paths", [""], list(names.values()), 95, independent="xy")
+    chart = grid([line.add_params(pick.parameter), dots], "paths", [""], list(names.values()), 95, free_axes=True)
     share = of["plane_share"]
     caption = (
         f"States after each call of '{module}' in the plane of the two directions of most centred energy, for some "
