@@ -19,11 +19,12 @@ from compbench.analysis.result import Analysis, Row, SiteSettings
 from compbench.analysis.rows import SiteRows, choose_sites
 from compbench.analysis.trained import Trained, default_ranks
 from compbench.compressor import Site
+from compbench.errors import SettingsError
 from compbench.records import Batch
 from compbench.seeds import generator, stream
 
 _SELECTION = 0.1
-"""Share of the training examples whose rows select, and are not fitted on."""
+"""Share of the rows by which weights are selected; they are those of one batch that is not fitted on."""
 
 
 class Linearity(SiteSettings):
@@ -35,8 +36,12 @@ class Linearity(SiteSettings):
     codes: tuple[int, ...] = Field(
         (), description="code sizes; empty: 1/16 and 1/4 of the recurring state's width, where a site is wider"
     )
-    fit_examples: int = Field(256, ge=2, description="training examples, a tenth of which select")
-    fit_rows: int = Field(8192, ge=16, description="rows that are drawn from them, evenly over calls")
+    fit_examples: int = Field(
+        256, ge=2, description="training examples, of which the last batch selects; two batches at least are taken"
+    )
+    fit_rows: int = Field(
+        8192, ge=16, description="rows that are drawn from them, evenly over calls, a tenth of them for selecting"
+    )
     held_out_rows: int = Field(8192, ge=16, description="held-out rows, drawn likewise")
     hidden: int = Field(256, ge=1, description="units of a hidden layer")
     layers: int = Field(1, ge=1, le=2, description="hidden layers of encoder and decoder, each")
@@ -60,16 +65,15 @@ def analyse(trained: Trained, settings: Linearity) -> Analysis:
     trained.at(last)
     size = trained.cell.training.batch_size
     held = trained.held_out(settings.examples or 4 * size)
-    examples = trained.training_batch(settings.fit_examples)
-    count = len(next(iter(examples.values())))
-    selecting = max(1, round(_SELECTION * count))
+    examples = trained.training_batch(max(settings.fit_examples, 2 * size))
+    selecting = max(0, _examples(examples) - size)  # where training has but one batch, both have the same examples
     found = trained.visit({name: values[:size] for name, values in held.items()}, lambda site, call, rows: None)
     found = choose_sites(found, settings.sites) if settings.sites else widest_of_each_kind(found)
     codes = settings.codes or _codes(trained, found)
     fit_rows = round(settings.fit_rows * (1 - _SELECTION))
     drawn = {
-        "fit": sample_rows(trained, _part(examples, selecting, None), found, fit_rows, "fit"),
-        "select": sample_rows(trained, _part(examples, 0, selecting), found, settings.fit_rows - fit_rows, "select"),
+        "fit": sample_rows(trained, _part(examples, 0, selecting or None), found, fit_rows, "fit"),
+        "select": sample_rows(trained, _part(examples, selecting, None), found, settings.fit_rows - fit_rows, "select"),
         "held out": sample_rows(trained, held, found, settings.held_out_rows, "held out"),
     }
     rows: list[Row] = []
@@ -136,15 +140,21 @@ def contest(
         error = summary[f"{kind}_autoencoder_error", suffix]
         summary["autoencoder_error", suffix] = error
         rival = min(float(summary["pca_error", suffix]), float(summary["centred_pca_error", suffix]))
-        summary["gain", suffix] = 1 - float(error) / rival if rival > 0 else 0.0
+        summary[f"gain{suffix}", ""] = 1 - float(error) / rival if rival > 0 else 0.0
     return summary, rows
 
 
 def sample_rows(trained: Trained, batch: Batch, found: dict[str, SiteRows], count: int, name: str) -> dict[str, Tensor]:
-    """About so many rows of each site, drawn evenly over calls and parts of a batch, by a fixed seed."""
+    """About so many rows of each site, drawn evenly over calls and batches, by a fixed seed.
+
+    Whole batches alone are looked at, where there is one: small storages are left raw, so that a pass of fewer examples
+    has fewer sites.
+
+    Raises:
+        SettingsError: There are so few examples that a site is left raw.
+    """
     size = trained.cell.training.batch_size
-    examples = len(next(iter(batch.values())))
-    starts = range(0, examples, size)
+    starts = range(0, max(1, _examples(batch) - size + 1), size)
     drawn: dict[str, list[Tensor]] = {site: [] for site in found}
 
     def visit(site: Site, call: int, rows: Tensor) -> None:
@@ -156,6 +166,11 @@ def sample_rows(trained: Trained, batch: Batch, found: dict[str, SiteRows], coun
 
     for start in starts:
         trained.visit(_part(batch, start, start + size), visit)
+    if empty := [site for site, rows in drawn.items() if not rows]:
+        raise SettingsError(
+            f"site {empty[0]} is left raw in a pass of {_examples(batch)} examples, for what it saves is too small "
+            f"(allowed: --set fit_examples and --set examples of {size} or more)"
+        )
     return {site: torch.cat(rows)[:count] for site, rows in drawn.items()}
 
 
@@ -172,6 +187,10 @@ def widest_of_each_kind(found: dict[str, SiteRows]) -> dict[str, SiteRows]:
 def _codes(trained: Trained, found: dict[str, SiteRows]) -> tuple[int, ...]:
     ranks = default_ranks(trained.hidden_width, list(found.values()))
     return tuple(dict.fromkeys((ranks[0], ranks[-2] if len(ranks) > 1 else ranks[-1])))
+
+
+def _examples(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def _part(batch: Batch, start: int, end: int | None) -> Batch:

@@ -23,9 +23,9 @@ from compbench.report.figures.units import number
 
 _SITES = 4
 _LINES = {
-    ("pca", "mean_angle_successive"): "PCA, to the snapshot before",
+    ("pca", "mean_angle_successive"): "PCA, successive",
     ("pca", "mean_angle_first"): "PCA, to the first",
-    ("strategy", "mean_angle_successive"): "strategy, to the one before",
+    ("strategy", "mean_angle_successive"): "strategy, successive",
     ("strategy", "mean_angle_first"): "strategy, to its first",
 }
 
@@ -53,7 +53,7 @@ def angles(content: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
         .mark_line(strokeWidth=1.1, point=alt.OverlayMarkDef(size=8))
         .encode(
             x=training_step(),
-            y=vertical("degrees", "mean principal angle (degrees)", alt.Scale(domainMin=0)),
+            y=vertical("degrees", "angle (degrees)", alt.Scale(domainMin=0)),
             color=key.colour(drawn, lines=True),
             strokeDash=key.dash(drawn, lines=True),
             opacity=pick.opacity,
@@ -70,7 +70,8 @@ def angles(content: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
     ]
     own = "" if summary["strategy_has_basis"] else " The strategy has no basis of its own."
     caption = (
-        f"Principal angles between bases of successive snapshots, and to the first one; PCA of rank {summary['rank']}. "
+        "Mean principal angles between bases of successive snapshots, and to the first one; PCA of rank "
+        f"{summary['rank']}. "
         f"{'; '.join(told)}.{own}{' Over the training: ' + ', '.join(counted) + '.' if counted else ''} "
         f"{cell_of(content)}{others(summary['sites'], sites)}"
     )

@@ -14,13 +14,20 @@ from compbench.report.figures.figure import Figure
 from compbench.report.figures.units import number
 
 _PROVED, _ESTIMATED = "constant proved", "constant estimated"
+_SHORT = {"scaled_dot_product_attention": "attention"}
 _PLACES = {"median": "median_bound_ratio", "largest": "largest_bound_ratio"}
 
 
 def bounds(content: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
     """Of every operator that saves a site's rows: the measured error over the bound, median and largest."""
     summary = content["summary"]
-    named = {(site, op): f"{site} {op}" for site, of in summary["sites"].items() for op in of["operators"]}
+    named = {
+        (site, op): f"{site.rpartition('.')[2]} {_SHORT.get(op, op)}"
+        for site, of in summary["sites"].items()
+        for op in of["operators"]
+    }
+    if len(set(named.values())) < len(named):  # several layers have modules of one name
+        named = {(site, op): f"{site} {_SHORT.get(op, op)}" for site, op in named}
     labels = labels_of(list(named.values()))
     key = key_of("constant", [_PROVED, _ESTIMATED])
     pick = key.pick()
@@ -36,7 +43,7 @@ def bounds(content: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
         if (of := summary["sites"][site]["operators"][op])[field]
     ]
     drawn = [name for name in (_PROVED, _ESTIMATED) if any(row["constant"] == name for row in data)]
-    x = alt.X("ratio:Q", title="measured error over the bound: median, and largest (hollow)")
+    x = alt.X("ratio:Q", title="error over bound: median, and largest (hollow)")
     log = logarithmic([*(float(row["ratio"]) for row in data), 1.0])
     x = x.scale(log[0]).axis(values=log[1], format="~g") if log else x
     y = alt.Y("operator:N", title=None, sort=[row["operator"] for row in data])
@@ -93,7 +100,7 @@ def alignment(content: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
         .mark_line(strokeWidth=1.1, point=alt.OverlayMarkDef(size=14))
         .encode(
             x=alt.X("depth:Q", title="recursion calls", axis=alt.Axis(values=sorted({row["depth"] for row in data}))),
-            y=alt.Y("cosine:Q", title="cosine with the exact gradient").scale(zero=False),
+            y=alt.Y("cosine:Q", title="gradient cosine").scale(zero=False),
             color=key.colour(drawn, lines=True),
             strokeDash=key.dash(drawn, lines=True),
             opacity=pick.opacity,
