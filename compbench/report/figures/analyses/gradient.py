@@ -43,7 +43,7 @@ def bounds(content: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
         if (of := summary["sites"][site]["operators"][op])[field]
     ]
     drawn = [name for name in (_PROVED, _ESTIMATED) if any(row["constant"] == name for row in data)]
-    x = alt.X("ratio:Q", title="error over bound: median, and largest (hollow)")
+    x = alt.X("ratio:Q", title="error over bound (largest: hollow)")
     log = logarithmic([*(float(row["ratio"]) for row in data), 1.0])
     x = x.scale(log[0]).axis(values=log[1], format="~g") if log else x
     y = alt.Y("operator:N", title=None, sort=[row["operator"] for row in data])

@@ -100,9 +100,9 @@ def ranks(content: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
         alt.Chart(alt.NamedData("ranks"))
         .mark_point(filled=True, size=28)
         .encode(
-            x=alt.X("rank:Q", title="directions", axis=alt.Axis(format="~g", labelOverlap="greedy")).scale(
-                type="log", base=2
-            ),
+            x=alt.X(
+                "rank:Q", title="directions", axis=alt.Axis(values=[4**power for power in range(9)], format="~g")
+            ).scale(type="log", base=2),
             y=alt.Y("site:N", title=None, sort=list(labels.values())),
             color=key.colour(drawn),
             shape=key.shape(drawn),
