@@ -118,8 +118,9 @@ def test_states_that_turn_in_a_plane_are_described_by_their_angle():
         states.append(states[-1] @ turn)
     found, rows = follow(states)
     assert (found["calls"], found["width"], found["positions"]) == (calls_, 3, 2)
-    assert found["norm_first"] == found["norm_last"] == pytest.approx(2)
-    assert found["relative_step_first"] == found["relative_step_last"] == pytest.approx(2 * math.sin(theta / 2))
+    assert [found["norm_first"], found["norm_last"]] == pytest.approx([2, 2])
+    steps = [found[f"relative_step_{which}"] for which in ("first", "last", "last_reasoning")]
+    assert steps == pytest.approx([2 * math.sin(theta / 2)] * 3)
     assert found["cosine_successive_last"] == pytest.approx(math.cos(theta))
     assert found["cosine_first_to_last"] == pytest.approx(math.cos(5 * theta))
     assert found["participation_ratio_first"] == pytest.approx(2)
