@@ -145,6 +145,7 @@ class _LinearOutputs(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
+        # While a weak reference exists no other storage gets the address, though the storage itself is free to die.
         self._bounds: dict[int, tuple[StorageWeakRef, int, int]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -159,9 +160,7 @@ class _LinearOutputs(TorchFunctionMode):
     def bound(self, rows: Tensor) -> int | None:
         """That of the layer that gave these rows; None where none did."""
         known = self._bounds.get(rows.untyped_storage()._cdata)
-        if known is None or known[0].expired() or known[1] != rows.shape[1]:
-            return None
-        return known[2]
+        return None if known is None or known[1] != rows.shape[1] else known[2]
 
 
 def _bound_of(name: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> int | None:

@@ -65,6 +65,8 @@ def test_the_contest_says_which_of_the_two_it_is():
         errors = {row["value"] for row in measured if row["rows"] == "held out"}
         assert len([row for row in measured if row["rows"] == "held out"]) == 2 + 2 * 2
         assert summary["autoencoder_error", ""] in errors
+        rival = min(summary["pca_error", ""], summary["centred_pca_error", ""])
+        assert summary["gain", ""] == pytest.approx(1 - summary["autoencoder_error", ""] / rival)
     assert gains["curved"] > 0.5
     assert abs(gains["linear"]) < 0.02
 

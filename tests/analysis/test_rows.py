@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compbench.analysis.rows import choose_sites, visit_rows
+from compbench.analysis.rows import _LinearOutputs, choose_sites, visit_rows
 from compbench.capture import CaptureSettings
 from compbench.errors import SettingsError
 from compbench.measure.site_listing import list_sites
@@ -55,6 +55,17 @@ def test_a_linear_layer_bounds_the_rank_by_its_inputs_and_one_more_with_a_bias()
     for name, rows in found.items():
         rank = torch.linalg.matrix_rank(grams[name], rtol=1e-12)
         assert int(rank) <= (rows.rank_bound or rows.site.width)
+
+
+def test_memory_that_a_linear_layer_has_left_says_nothing_of_who_has_it_next():
+    outputs, layer, x = _LinearOutputs(), nn.Linear(4, 300, bias=False), torch.randn(50, 4)
+    with outputs, torch.no_grad():
+        for _ in range(100):
+            given = layer(x)
+            assert outputs.bound(given) == 4
+            del given
+            others = [torch.zeros(50, 300).add(1) for _ in range(8)]
+            assert all(outputs.bound(other) is None for other in others)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from compbench.analysis.catalogue import ANALYSES
+from compbench.analysis.snapshots import Snapshots
+from compbench.analysis.trained import Trained
 from compbench.cli import main
 from compbench.registry import Registry
 from compbench.run.cell import run_cell
@@ -208,6 +210,17 @@ def test_the_forward_pass_is_exact_under_the_strategy(trained):
     assert of["calls"] == 3
     assert of["strategy_forward_cosine"] == pytest.approx(1, abs=1e-9)
     assert of["norm_last"] == pytest.approx(4, rel=1e-3)  # rows of root mean square 1, 16 wide
+
+
+def test_the_weights_of_a_snapshot_give_the_loss_of_the_step_that_began_with_them(trained):
+    cell = cells(trained)["laser"]
+    snapshots = Snapshots.read(trained / "results" / "tiny" / "snapshots" / cell.key, cell.key)
+    assert snapshots is not None
+    analysed = Trained(cell, snapshots)
+    for step in (5, 0, 3):
+        analysed.at(step)
+        batch = analysed.step.batch(analysed.prepared.data.train, analysed.prepared.order[step])
+        assert analysed.step.loss(batch).item() == pytest.approx(snapshots.training.loss_curve[step], abs=1e-6)
 
 
 def test_snapshots_are_taken_once_and_again_for_another_number(folder, compbench):
