@@ -21,6 +21,7 @@ FLOORS = [
     {"capture"},
     {"measure", "suite"},
     {"run", "testing"},
+    {"analysis"},
     {"report"},
     {"cli"},
 ]

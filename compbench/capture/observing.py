@@ -86,7 +86,8 @@ class Operator:
         output: Tensor,
         saved: Sequence[SavedTensor],
     ) -> None:
-        self._function = function
+        self.function = function
+        self.weights: list[bool] = []
         self._takes_gradient: list[bool] = []
         self._places: dict[int, SavedTensor] = {}
         self._layouts: dict[int, tuple[torch.Size, tuple[int, ...], int | torch.SymInt]] = {}
@@ -96,6 +97,8 @@ class Operator:
         def detached(tensor: Tensor) -> Tensor:
             place = len(self._takes_gradient)
             self._takes_gradient.append(tensor.requires_grad)
+            if tensor.requires_grad:
+                self.weights.append(tensor.is_leaf)
             if not describe_special(tensor):
                 address = tensor.untyped_storage()._cdata
                 if address in by_address:
@@ -148,9 +151,31 @@ class Operator:
         casting = torch.autocast(self._device, dtype=self._dtype, cache_enabled=False) if self._dtype else nullcontext()
         # Hooks that keep everything stand in front of the session's.
         with torch.enable_grad(), saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor), casting:
-            output = self._function(*mapped(self._arguments, given), **mapped(self._keywords, given))
+            output = self.function(*mapped(self._arguments, given), **mapped(self._keywords, given))
             found = torch.autograd.grad(output, inputs, gradient.to(output.dtype), materialize_grads=True)
         return tuple(found)
+
+
+class OperatorGradients:
+    """What ``Codec.observe_operator`` is handed: gives an operator's gradients with other rows, as a function does.
+
+    Attributes:
+        name: the operator's, such as ``silu``.
+        output_gradient: the gradient of its output.
+        weights: of each gradient that is given, whether it is that of a parameter.
+    """
+
+    def __init__(self, entry: Entry, operator: Operator, gradient: Tensor) -> None:
+        self.name: str = getattr(operator.function, "__name__", type(operator.function).__name__)
+        self.output_gradient = gradient.detach()
+        self.weights = tuple(operator.weights)
+        self._entry = entry
+        self._operator = operator
+
+    def __call__(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of all inputs that take one, if ``rows``, ``(N, D)``, had been those that were encoded."""
+        storage = self._entry.fold.unfold(rows.contiguous()).contiguous()
+        return self._operator.gradients(self._entry, storage, self.output_gradient)
 
 
 def operator_observer(entry: Entry, operator: Operator, place: int) -> Observer:
@@ -161,12 +186,8 @@ def operator_observer(entry: Entry, operator: Operator, place: int) -> Observer:
         entry, gradient = reference(), gradients[place]
         if entry is None or entry.payload is None or entry.book.codec is None or gradient is None:
             return
-        codec, payload, fold = entry.book.codec, entry.payload, entry.fold
-
-        def gradients_with(rows: Tensor) -> tuple[Tensor, ...]:
-            storage = fold.unfold(rows.contiguous()).contiguous()
-            return operator.gradients(entry, storage, gradient.detach())
-
+        codec, payload = entry.book.codec, entry.payload
+        gradients_with = OperatorGradients(entry, operator, gradient)
         plainly(gradient.device.type, lambda function: codec.observe_operator(payload, function), gradients_with)
 
     return observe

@@ -8,6 +8,8 @@ import typer
 
 from compbench.cli.across_command import HELP as ACROSS_HELP
 from compbench.cli.across_command import across
+from compbench.cli.analyse_command import HELP as ANALYSE_HELP
+from compbench.cli.analyse_command import analyse
 from compbench.cli.check_command import HELP as CHECK_HELP
 from compbench.cli.check_command import check
 from compbench.cli.compare_command import HELP as COMPARE_HELP
@@ -48,6 +50,7 @@ Examples:
   compbench plan quick                         what a suite will take, before it runs
   compbench sites quick --only arm=laser       what an arm will save and keep, place by place
   compbench trace quick --only arm=laser       where the time of its step goes, operator by operator
+  compbench analyse all quick --only arm=laser what its activations and gradients were like, over its training
   compbench explain quick                      which of its results are up to date, and why others are not
   compbench table results/quick --format github
   compbench report results/quick               one page: findings, tables, figures, every cell and its log
@@ -76,6 +79,7 @@ app.command(help=RUN_HELP)(run)
 app.command(help=PLAN_HELP)(plan)
 app.command(help=SITES_HELP)(sites)
 app.command(help=TRACE_HELP)(trace)
+app.command(help=ANALYSE_HELP)(analyse)
 app.command(help=EXPLAIN_HELP)(explain)
 app.command(help=TABLE_HELP)(table)
 app.command(help=REPORT_HELP)(report)

@@ -42,12 +42,13 @@ def gradient_cosine(step: Step, session: Session, batch: Batch) -> GradientCosin
         compressed = step.gradients(batch)
     pairs = list(zip(exact, compressed, strict=True))
     return GradientCosine(
-        total=_cosine(torch.cat([a.flatten() for a, _ in pairs]), torch.cat([b.flatten() for _, b in pairs])),
-        smallest=_smallest([_cosine(a, b) for a, b in pairs if a.any()]),
+        total=cosine(torch.cat([a.flatten() for a, _ in pairs]), torch.cat([b.flatten() for _, b in pairs])),
+        smallest=_smallest([cosine(a, b) for a, b in pairs if a.any()]),
     )
 
 
-def _cosine(exact: Tensor, other: Tensor) -> float:
+def cosine(exact: Tensor, other: Tensor) -> float:
+    """The cosine of two tensors as vectors; 0 where the other one is zero throughout."""
     # In float64: in float32 a cosine of equal vectors comes out as much as 2e-4 from one.
     a, b = exact.double().flatten(), other.double().flatten()
     if not b.any():

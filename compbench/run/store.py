@@ -10,6 +10,8 @@ Layout::
     DIR/<suite>/machines/<hash>.json what the cells ran on
     DIR/<suite>/checkpoints/<key>.pt how far a training is that has no record yet
     DIR/<suite>/traces/<key>/        the trace of some steps of a cell, where a run was asked for it
+    DIR/<suite>/snapshots/<key>/     weights over a training that was repeated for analyses
+    DIR/<suite>/analyses/<key>/      what analyses of a cell have found, with figures
     DIR/<suite>/claims/<key>         who is at work on a cell, while somebody is
 """
 
@@ -165,6 +167,14 @@ class Store:
     def traces(self) -> Path:
         """Where traces are, a folder a cell; TensorBoard's ``--logdir``. It need not be there."""
         return self.directory / "traces"
+
+    def snapshots_path(self, key: str) -> Path:
+        """Where the snapshots of a cell's training belong; no record knows of them, and they are not published."""
+        return self.directory / "snapshots" / key
+
+    def analyses_path(self, key: str) -> Path:
+        """Where analyses of a cell belong; no record knows of them."""
+        return self.directory / "analyses" / key
 
     def save_trace(self, key: str, files: Mapping[str, bytes]) -> None:
         """Keeps the trace of a cell in place of an earlier one. No record knows of it.
