@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from compbench.cli.accounting_command import HELP as ACCOUNTING_HELP
+from compbench.cli.accounting_command import accounting
 from compbench.cli.across_command import HELP as ACROSS_HELP
 from compbench.cli.across_command import across
 from compbench.cli.check_command import HELP as CHECK_HELP
@@ -51,6 +53,7 @@ Examples:
   compbench figures results/quick --format pdf its figures, for a paper
   compbench compare results/trm_depth:laser :int8       one arm against another, or one folder against another
   compbench across results/trm_depth           all its depths in one table; several suites, too
+  compbench accounting results/small/table1    memory as the LASER paper's tables count it, beside what is measured
   compbench merge a/quick b/quick --into all/quick     one store of what several machines ran
   compbench publish results/quick published/quick      a folder that can be read, cited, checked and made again
   compbench plugins                            which strategies and workloads there are
@@ -78,6 +81,7 @@ app.command(help=REPORT_HELP)(report)
 app.command()(figures)
 app.command("compare", help=COMPARE_HELP)(compare_results)
 app.command(help=ACROSS_HELP)(across)
+app.command(help=ACCOUNTING_HELP)(accounting)
 app.command(help=MERGE_HELP)(merge)
 app.command(help=PUBLISH_HELP)(publish)
 app.command()(plugins)
