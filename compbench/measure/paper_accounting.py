@@ -1,9 +1,9 @@
 """Activation memory counted as the LASER paper's tables count it, from shapes and ranks alone; nothing is measured.
 
 A compressed site is charged its coefficients ``Z (N, k)`` in the activations' precision and a basis ``Q (D, k)`` in
-fp32, and that basis **once for each call**. Counted so, the six sites of the paper's Table 2 at its printed ranks give its
-printed savings (92.5, 57.3 and 53.6 %) and, with 25 calls, the memory of its Table 1 (2.85, 1.14 and 1.23 GB). The
-paper does not say how it counts; that this is how is told by the fit.
+fp32, and that basis **once for each call**. Counted so, the six sites of the paper's Table 2 at its printed ranks give
+its printed savings (92.5, 57.3 and 53.6 %) and, with 25 calls, the memory of its Table 1: 2.850, 1.136 and 1.225 GB,
+printed as 2.85, 1.14 and 1.23. The paper does not say how it counts; that this is how is told by the fit.
 
 What such an accounting leaves out is whatever is not one of its sites: the fp32 inputs of norms, the SwiGLU's gated
 half, queries and keys after the rotation, attention's output and log-sum-exp, and copies of weights.
