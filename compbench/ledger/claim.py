@@ -62,6 +62,7 @@ class Claim:
         scale: the size of what was run or computed.
         change: what would change the verdict.
         test: the rule in code. It raises :class:`NotRunError` where evidence is lacking.
+        figure: a drawing of the evidence, as a path from the folder above the page's; empty where there is none.
         known: what of the numbers was known when the rule was written; empty where nothing was.
     """
 
@@ -74,6 +75,7 @@ class Claim:
     change: str
     test: Callable[[Evidence], Finding]
     known: str = ""
+    figure: str = ""
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ def _block(entry: Entry) -> list[str]:
         "",
         found,
         "",
+        *([f"![{claim.words}](../{claim.figure})", ""] if claim.figure and verdict != "not run yet" else []),
         f"- rule: {claim.rule}{f' ({claim.known})' if claim.known else ''}",
         f"- evidence: {sources}",
         f"- scale: {claim.scale}",
