@@ -13,6 +13,7 @@ from compbench.ledger.evidence import Evidence, numbers, saved_bytes, uncompress
 from compbench.ledger.planned import PLAN_COMMAND, SITES_COMMAND, listed_bytes, planned_bytes
 from compbench.measure.paper_accounting import PAPER_CALLS, PAPER_ROWS, AccountedSite, Accounting, paper_sites
 from compbench.report.accounting_tables import PRINTED_MEMORY
+from compbench.report.phrases import counted
 from compbench.report.verdicts import judge
 from compbench.report.wording import words
 from compbench.run.result import CellResult
@@ -323,7 +324,9 @@ CHAPTER = Chapter(
             "Figure 2",
             "Throughout training LASER closely matches the baseline's validation accuracy.",
             "reproduced if the means over seeds are never further apart than "
-            + " and ".join(f"{100 * gap:g} points of {words(metric)}" for metric, gap in TRACKING.items()),
+            + " and ".join(
+                f"{counted(round(100 * gap), 'point')} of {words(metric)}" for metric, gap in TRACKING.items()
+            ),
             (COMMAND, "compbench figures results/small/table1"),
             SMALL,
             "As for T1-accuracy.",
