@@ -342,6 +342,20 @@ def test_spectrum(bench: Bench, trained: Path, lowest: float, bits_8: float, hig
 
 
 @pytest.mark.parametrize(
+    ("step", "last", "verdict"),
+    [(400, 0.98, "reproduced"), (800, 0.97, "not reproduced"), (400, 0.974, "not reproduced")],
+)
+def test_a_dip_without_compression(bench: Bench, trained: Path, step: int, last: float, verdict: str) -> None:
+    entry: dict[str, float] = {}
+    for rank in RANKS[:2]:
+        entry[f"lowest_cosine_rank_{rank}_bits_32"] = 0.97
+        entry[f"lowest_cosine_step_rank_{rank}_bits_32"] = step
+        entry[f"cosine_rank_{rank}_bits_32"] = last
+    analysis(trained, bench, "spectrum", {"last_step": 800, "sites": dict.fromkeys(WIDE, entry)})
+    assert bench.verdict("F4-dip-plain") == verdict
+
+
+@pytest.mark.parametrize(
     ("gain", "no_better", "worse"),
     [
         (-0.1, "reproduced", "reproduced"),
