@@ -1,11 +1,6 @@
-"""The geometry and the statistics of activations (sections 3.1 and 3.2, A.3 and A.4, Figures 3 and 4)."""
+"""The geometry of activations (sections 3.1, 3.3 and 6, Figure 4)."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from scipy import stats
 
 from compbench.ledger.analyses import command, number, site, summary
 from compbench.ledger.claim import Chapter, Claim, Finding, NotRunError, holds
@@ -24,23 +19,12 @@ WIDE = (MLP, "block.mlp.down/mlp_192", "block.attn/attn_192", ATTENTION)
 RANKS = (8, 16, 32)
 """64, 128 and 256 of 512, in proportion to the width."""
 
+
 HIGH = 0.975
 DIP = 0.005
 PRECISION = 0.005
 GAIN = 0.05
-KURTOSIS = 1.0
-TAIL = 10.0
-INT8 = 3e-4
-CHANGE = 0.02
 SMOOTH = 0.5
-
-OWN_OUTLIERS: Mapping[int, float] = {2: 4.1e-2, 3: 3.0e-3, 4: 1.4e-4, 5: 6.7e-6}
-"""A.3, MLP activations: share beyond so many standard deviations."""
-
-
-def gaussian_tail(sigmas: float) -> float:
-    """The share of a normal distribution further from its mean than so many standard deviations."""
-    return float(2 * stats.norm.sf(sigmas))
 
 
 def _spectrum_of_mlp(evidence: Evidence) -> Finding:
@@ -147,64 +131,6 @@ def _precision(evidence: Evidence) -> Finding:
     return Finding(holds(gap <= PRECISION), told, "Coefficients in 8, 16 and 32 bits, last snapshot.")
 
 
-def _gaussian(evidence: Evidence) -> Finding:
-    entries = _distribution(evidence)
-    kurtosis = {name: number(entry, "excess_kurtosis") for name, entry in entries.items()}
-    tails = {name: number(entry, "outliers_4_sigma") / gaussian_tail(4) for name, entry in entries.items()}
-    heaviest, longest = max(kurtosis, key=lambda k: abs(kurtosis[k])), max(tails, key=lambda k: tails[k])
-    told = (
-        f"excess kurtosis up to {kurtosis[heaviest]:+.1f} ({heaviest}); {tails[longest]:.1f} times as many values "
-        f"beyond four standard deviations as a Gaussian has ({longest})"
-    )
-    near = abs(kurtosis[heaviest]) <= KURTOSIS and tails[longest] <= TAIL
-    return Finding(holds(near), told, "All values of a site together, last snapshot.")
-
-
-def _own_outliers(_: Evidence) -> Finding:
-    ratios = {sigmas: share / gaussian_tail(sigmas) for sigmas, share in OWN_OUTLIERS.items()}
-    told = ", ".join(f"{ratio:.1f} times at {sigmas} sigma" for sigmas, ratio in ratios.items())
-    why = (
-        "Printed rates over those of a Gaussian. At two and three standard deviations they match; at four and five the "
-        "tail is heavier than Gaussian, though still far too light to trouble INT8."
-    )
-    close = all(0.5 <= ratio <= 2 for ratio in ratios.values())
-    return Finding("reproduced" if close else "can't be right as printed", told, why)
-
-
-def _int8(evidence: Evidence) -> Finding:
-    entries = _distribution(evidence)
-    errors = {
-        (name, scaling): number(entry, f"int8_relative_mse_{scaling}")
-        for name, entry in entries.items()
-        for scaling in ("max", "4sigma")
-    }
-    worst = max(errors, key=lambda key: errors[key])
-    told = f"relative MSE {min(errors.values()):.1e} to {errors[worst]:.1e} (worst: {worst[0]}, {worst[1]} scaling)"
-    return Finding(holds(errors[worst] <= INT8), told, "Symmetric INT8, one scale for each call's tensor.")
-
-
-def _after_projection(evidence: Evidence) -> Finding:
-    entries = _distribution(evidence)
-    changes = {
-        (name, rank, what): number(entry, f"{what}_change_rank_{rank}")
-        for name, entry in entries.items()
-        for rank in RANKS
-        for what in ("mean", "std")
-    }
-    worst = max(changes, key=lambda key: abs(changes[key]))
-    told = f"the largest change is {changes[worst]:+.1%} (of the {worst[2]}, {worst[0]}, rank {worst[1]})"
-    why = (
-        "A projection of fidelity F leaves F of the root mean square, so that a standard deviation kept within 2 % is "
-        "a fidelity of about 0.98; the change is the projection's, not INT8's."
-    )
-    return Finding(holds(abs(changes[worst]) < CHANGE), told, why)
-
-
-def _distribution(evidence: Evidence) -> dict[str, Mapping[str, Any]]:
-    found = summary(evidence, "distribution", SUITE, "none")
-    return {name: site(found, name) for name in WIDE}
-
-
 def _smooth(evidence: Evidence) -> Finding:
     entry = site(summary(evidence, "drift", SUITE, "none"), MLP)
     least = number(entry, "pca_overlap_successive_min")
@@ -226,7 +152,7 @@ def _other_models(_: Evidence) -> Finding:
 
 
 CHAPTER = Chapter(
-    "The geometry and statistics of activations (sections 3.1 to 3.3 and 6, A.3, A.4, Figures 3 and 4)",
+    "The geometry of activations (sections 3.1, 3.3 and 6, Figure 4)",
     [
         Claim(
             "G-rank-24",
@@ -329,49 +255,6 @@ CHAPTER = Chapter(
             TRAINED,
             "Snapshots that are closer together.",
             _smooth,
-        ),
-        Claim(
-            "Q-gaussian",
-            "section 3.2, A.3",
-            "Activations are near-Gaussian without heavy tails or frequent outliers.",
-            f"reproduced if at every site inside the MLP and attention the excess kurtosis is at most {KURTOSIS:g} in "
-            f"magnitude and values beyond four standard deviations are at most {TAIL:g} times as frequent as a "
-            "Gaussian's",
-            (command("distribution", SUITE, "none"),),
-            TRAINED,
-            "Which tensors the paper's two sites are; it does not say.",
-            _gaussian,
-        ),
-        Claim(
-            "Q-outliers",
-            "A.3",
-            "Outlier rates closely match Gaussian predictions.",
-            "reproduced if each printed rate is within a factor of two of the Gaussian's, else it can't be right as "
-            "printed",
-            ("computed from the printed rates",),
-            "the paper's printed numbers",
-            "Nothing: it is arithmetic.",
-            _own_outliers,
-        ),
-        Claim(
-            "Q-int8",
-            "section 3.2, A.3, A.4, Figure 3",
-            "INT8 costs a relative MSE below 0.03 %, by scaling with the maximum or with four standard deviations.",
-            f"reproduced if both are at most {INT8:g} at every site inside the MLP and attention",
-            (command("distribution", SUITE, "none"),),
-            TRAINED,
-            "Scales for each row or group instead of each tensor, as our int8 has them.",
-            _int8,
-        ),
-        Claim(
-            "Q-after-projection",
-            "section 3.2, A.3, A.4",
-            "After projection and INT8 means and standard deviations are within 2 % at ranks 64, 128 and 256.",
-            f"reproduced if all changes are below {CHANGE:.0%} at ranks 8, 16 and 32 of 64",
-            (command("distribution", SUITE, "none"),),
-            TRAINED,
-            "The paper's width: it is the projection that changes the standard deviation.",
-            _after_projection,
         ),
         Claim(
             "G-elsewhere",
