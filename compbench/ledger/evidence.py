@@ -68,7 +68,7 @@ class Results:
         """How many seeds a number is over, of how many that the suite has."""
         planned = len(self.suite.matrix["seed"])
         here = counted(len(pairs), "seed")
-        return here if len(pairs) == planned else f"{here} of {planned}"
+        return here if len(pairs) >= planned else f"{here} of {planned}"
 
 
 @dataclass(frozen=True)

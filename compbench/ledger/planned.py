@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from compbench.ledger.claim import NotRunError
 from compbench.ledger.evidence import Evidence
 
 SITES_COMMAND = "compbench sites paper/table1 --format json > results/paper/sites.json"
-PLAN_COMMAND = "compbench plan paper/table1 --format json > results/paper/plan.json"
+PLAN_COMMAND = "compbench plan suites/paper/table1.yaml --format json --output results/paper/plan.json"
 
 
 def listed_bytes(evidence: Evidence, arm: str, depth: int) -> tuple[int, int]:
@@ -27,14 +28,28 @@ def listed_bytes(evidence: Evidence, arm: str, depth: int) -> tuple[int, int]:
     return _whole(cell, "raw_bytes"), _whole(cell, "kept_bytes")
 
 
-def planned_bytes(evidence: Evidence, arm: str, depth: int) -> tuple[int, int]:
-    """Bytes held for the backward pass of a step, without the strategy and with it, by ``compbench plan``.
+@dataclass(frozen=True)
+class PlannedBytes:
+    """Bytes held for the backward pass of a step: without the strategy, and with it at the least and at the most.
+
+    The two differ where values decide over ranks.
+    """
+
+    uncompressed: int
+    least: int
+    most: int
+
+
+def planned_bytes(evidence: Evidence, arm: str, depth: int) -> PlannedBytes:
+    """What a step of an arm holds, by ``compbench plan``.
 
     Raises:
         NotRunError: there is no such plan.
     """
     cell = _cell(evidence, "plan.json", arm, depth)
-    return _whole(cell, "uncompressed_bytes"), _whole(cell, "saved_bytes")
+    least = _whole(cell, "saved_bytes")
+    most = least if cell.get("most_saved_bytes") is None else _whole(cell, "most_saved_bytes")
+    return PlannedBytes(_whole(cell, "uncompressed_bytes"), least, most)
 
 
 def _cell(evidence: Evidence, name: str, arm: str, depth: int) -> Mapping[str, Any]:
