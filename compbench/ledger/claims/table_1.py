@@ -105,11 +105,12 @@ def _planned_saving(evidence: Evidence) -> Finding:
         span = f"{most[-1]:.1%}" + (f" down to {least[-1]:.1%}" if found.most > found.least else "")
         told.append(f"{span} ({arm}, of {found.uncompressed / 1e9:.2f} GB)")
     number = " and ".join(told)
-    why = "From the ranks that a training begins with to the largest that it may reach, with one basis for all calls."
+    if min(least) == min(most):
+        why = "At the ranks that a training begins with, and with one basis for all calls; ranks that grow keep more."
+    else:
+        why = "From the ranks that a training begins with to the largest ones, with one basis for all calls."
     if min(least) < LEAST_SAVING <= min(most):
-        return Finding(
-            "can't be tested at this scale", number, f"{why} It depends on the ranks that a training leads to."
-        )
+        return Finding("can't be tested at this scale", number, f"{why} It depends on where a training leads.")
     return Finding(holds(min(most) >= LEAST_SAVING), number, why)
 
 
