@@ -374,7 +374,9 @@ def test_a_dip_without_compression(bench: Bench, trained: Path, step: int, last:
     ],
 )
 def test_autoencoders(bench: Bench, trained: Path, gain: float, no_better: str, worse: str) -> None:
-    found = {"largest_gain": gain, "largest_gain_site": "block.mlp/mlp_384", "largest_gain_code": 16}
+    errors = ("pca_error", "centred_pca_error", "autoencoder_error", "random_autoencoder_error")
+    entry = {f"{name}_code_16": 0.1 for name in errors}
+    found = {"largest_gain": gain, "largest_gain_site": WIDE[0], "largest_gain_code": 16, "sites": {WIDE[0]: entry}}
     analysis(trained, bench, "linearity", found)
     assert bench.verdict("G-linear") == no_better
     assert bench.verdict("G-outperforms") == worse
@@ -450,7 +452,7 @@ def test_the_bound_of_theorem_1(bench: Bench, trained: Path, violations: int, un
 def test_an_analysis_that_can_not_be_used_is_told(
     bench: Bench, trained: Path, change: dict[str, Any], told: str
 ) -> None:
-    analysis(trained, bench, "linearity", **{"summary": {"largest_gain": 0.0}, **change})
+    analysis(trained, bench, "linearity", **{"summary": {"largest_gain": 0.0, "sites": {}}, **change})
     finding = bench.judge("G-linear").finding
     assert finding.verdict == "not run yet"
     assert told in finding.why

@@ -90,7 +90,8 @@ def _narrow_grow(evidence: Evidence) -> Finding:
         widest = fmean(_ranks(result)[WIDEST] for result in strict)
         why += (
             f" With a threshold of 0.999, {others.seeds(strict)}: {_told(_narrow_shares(strict))}; {WIDEST} ends at "
-            f"{widest:.0f}, {widest / WIDTH:.0%} of the hidden width. The asymmetry is then there."
+            f"{widest:.0f}, {widest / WIDTH:.0%} of the hidden width. Narrow sites then end above the widest, in "
+            "shares of the hidden width."
             if fmean(_narrow_shares(strict).values()) > widest / WIDTH
             else f" With a threshold of 0.999, {others.seeds(strict)}: {_told(_narrow_shares(strict))}."
         )
