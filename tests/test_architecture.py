@@ -23,6 +23,7 @@ FLOORS = [
     {"run", "testing"},
     {"analysis"},
     {"report"},
+    {"ledger"},
     {"cli"},
 ]
 FACADE = {"__init__", "__main__"}
@@ -80,6 +81,8 @@ def test_the_core_names_no_strategy() -> None:
     shipped = {p.stem for p in (ROOT / "plugins").glob("[!_]*.py")} - {"none", "identity"}
     shipped -= set(get_args(Attention))  # "recompute" is also what may be done with attention
     for path in SOURCES:
+        if "ledger" in path.relative_to(ROOT / "compbench").parts:
+            continue  # it is about one paper, and names the arms of suites that are about that paper's methods
         words = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
         assert not {f"compbench_plugins.{name}" for name in shipped} & words
         assert not shipped & words, path

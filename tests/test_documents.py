@@ -59,10 +59,11 @@ def test_suites_of_a_page_are_valid(page: Path, tmp_path: Path) -> None:
 def test_shipped_suites_are_valid(name: str) -> None:
     registry = Registry.load()
     suite = load_suite(name, registry, device="cpu")
-    assert suite.name == name
+    folder, _, own = name.rpartition("/")
+    assert suite.name == (f"{own}_paper" if folder == "paper" else own)
     cells = suite.cells(registry)
     assert len({cell.key for cell in cells}) == len(cells)
-    assert "none" in suite.arms
+    assert "none" in suite.arms or not suite.margins  # what is compared with it needs it
 
 
 def test_the_suite_of_all_strategies_has_every_shipped_one() -> None:

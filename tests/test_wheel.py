@@ -68,7 +68,8 @@ def test_strategies_workloads_and_suites_are_found_outside_the_checkout(installe
     assert set(found["files"]) == shipped
     assert all(file.startswith(str(installed)) for file in found["files"].values())
     assert found["workloads"] == ["trm_maze"]
-    assert found["suites"] == sorted(path.stem for path in (ROOT / "suites").glob("*.yaml"))
+    suites = ROOT / "suites"
+    assert sorted(found["suites"]) == sorted(str(p.relative_to(suites).with_suffix("")) for p in suites.rglob("*.yaml"))
     assert found["cells"] == 32
     assert found["typed"]
 

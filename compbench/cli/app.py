@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from compbench.cli.accounting_command import HELP as ACCOUNTING_HELP
+from compbench.cli.accounting_command import accounting
 from compbench.cli.across_command import HELP as ACROSS_HELP
 from compbench.cli.across_command import across
 from compbench.cli.analyse_command import HELP as ANALYSE_HELP
@@ -17,6 +19,8 @@ from compbench.cli.compare_command import compare_results
 from compbench.cli.explain_command import HELP as EXPLAIN_HELP
 from compbench.cli.explain_command import explain
 from compbench.cli.figures_command import figures
+from compbench.cli.ledger_command import HELP as LEDGER_HELP
+from compbench.cli.ledger_command import ledger
 from compbench.cli.merge_command import HELP as MERGE_HELP
 from compbench.cli.merge_command import merge
 from compbench.cli.new_command import new
@@ -57,6 +61,8 @@ Examples:
   compbench figures results/quick --format pdf its figures, for a paper
   compbench compare results/trm_depth:laser :int8       one arm against another, or one folder against another
   compbench across results/trm_depth           all its depths in one table; several suites, too
+  compbench accounting results/small/table1    memory as the LASER paper's tables count it, beside what is measured
+  compbench ledger results/small results       every claim of that paper, with what our results say of it
   compbench merge a/quick b/quick --into all/quick     one store of what several machines ran
   compbench publish results/quick published/quick      a folder that can be read, cited, checked and made again
   compbench plugins                            which strategies and workloads there are
@@ -86,6 +92,8 @@ app.command(help=REPORT_HELP)(report)
 app.command()(figures)
 app.command("compare", help=COMPARE_HELP)(compare_results)
 app.command(help=ACROSS_HELP)(across)
+app.command(help=ACCOUNTING_HELP)(accounting)
+app.command(help=LEDGER_HELP)(ledger)
 app.command(help=MERGE_HELP)(merge)
 app.command(help=PUBLISH_HELP)(publish)
 app.command()(plugins)

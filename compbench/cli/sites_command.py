@@ -26,7 +26,7 @@ The patterns of the suite's capture.sites are followed. Seeds make no difference
 \b
 Examples:
   compbench sites quick --only arm=laser           one arm, at the suite's deepest recursion
-  compbench sites suites/trm_depth_paper.yaml      every arm, and a table of their totals
+  compbench sites suites/paper/depth.yaml          every arm, and a table of their totals
   compbench sites mine.yaml --only depth=4,8 --json
   compbench sites laser-d4-s0-1f2e3d4c5b6a         one cell by its key, or by its record's path
 

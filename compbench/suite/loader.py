@@ -129,7 +129,7 @@ def load_suite(
     """Reads and checks a suite.
 
     Args:
-        path_or_name: a YAML file, or the name of a shipped suite, such as ``quick``.
+        path_or_name: a YAML file, or the name of a shipped suite, such as ``quick`` or ``small/table1``.
         registry: where strategies and workloads are looked up.
         device: where to run instead of on the device that the file names.
         elsewhere: its cells run on other machines, so that its device need not be there.
@@ -160,11 +160,19 @@ def load_suite(
 
 
 def shipped_suites() -> dict[str, Traversable]:
-    """The suites that come with compbench, by name."""
+    """The suites that come with compbench, by name; those of a folder as ``small/table1``, after the others."""
     try:
         folder = resources.files("compbench_suites")
     except ModuleNotFoundError:
         return {}
+    found = _suites_in(folder)
+    for inner in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if inner.is_dir():
+            found |= {f"{inner.name}/{name}": file for name, file in _suites_in(inner).items()}
+    return found
+
+
+def _suites_in(folder: Traversable) -> dict[str, Traversable]:
     files = sorted(folder.iterdir(), key=lambda entry: entry.name)
     return {entry.name.removesuffix(".yaml"): entry for entry in files if entry.name.endswith(".yaml")}
 
@@ -172,7 +180,9 @@ def shipped_suites() -> dict[str, Traversable]:
 def _missing(file: Path, shipped: Mapping[str, Traversable]) -> NoReturn:
     names = ", ".join(shipped) or "none"
     what = "is not a file" if file.exists() else "there is no such file"
-    message = f"{what}, and no shipped suite of that name{nearest(file.stem, shipped)} (shipped: {names})"
+    folders = {name.rpartition("/")[0] for name in shipped} - {""}
+    wanted = f"{file.parent.name}/{file.stem}" if file.parent.name in folders else file.stem
+    message = f"{what}, and no shipped suite of that name{nearest(wanted, shipped)} (shipped: {names})"
     raise SuiteError([Problem(str(file), message)])
 
 

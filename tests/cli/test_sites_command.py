@@ -240,7 +240,7 @@ def test_sizes_have_three_digits_and_a_unit(size: int | None, text: str) -> None
     assert size_in_words(size) == text
 
 
-@pytest.mark.parametrize("name", ["trm_depth_paper"])
+@pytest.mark.parametrize("name", ["paper/depth"])
 def test_the_largest_shipped_suite_is_listed_without_its_memory(compbench: Command, name: str) -> None:
     status, out, _ = compbench("sites", name, "--only", "arm=laser", "--only", "depth=25", "--json")
     assert status == 0

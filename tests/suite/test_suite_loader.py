@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from compbench.errors import SettingsError, SuiteError
+from compbench.registry import Registry
 from compbench.suite import load_suite, shipped_suites
 from tests.suite.conftest import SUITE, Bench
 
@@ -442,7 +443,23 @@ def test_the_shipped_suites_are_those_of_the_package() -> None:
     import compbench_suites
 
     folder = Path(compbench_suites.__file__).parent
-    assert list(shipped_suites()) == sorted(path.stem for path in folder.glob("*.yaml"))
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    inner = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.yaml"))
+    assert {"paper/table1", "small/table1"} <= set(inner)
+    assert list(shipped_suites()) == [*names, *inner]
+
+
+def test_no_two_shipped_suites_have_one_results_folder() -> None:
+    registry = Registry.load(None)
+    names = [load_suite(name, registry, elsewhere=name.startswith("paper/")).name for name in shipped_suites()]
+    assert len(set(names)) == len(names)
+
+
+def test_a_suite_of_a_folder_is_found_by_name_and_suggested(bench: Bench, tmp_path: Path) -> None:
+    assert load_suite("small/table1", Registry.load(None)).name == "table1"
+    for wanted in ("small/tabel1", tmp_path / "small" / "table1.yml"):
+        with pytest.raises(SuiteError, match="did you mean 'small/table1'"):
+            load_suite(wanted, bench.registry)
 
 
 def test_a_device_that_is_asked_for_replaces_the_files_own(bench: Bench) -> None:
