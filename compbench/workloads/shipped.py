@@ -1,0 +1,15 @@
+"""The workloads that ship beside ``trm_maze``: every task on every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from compbench.hookspecs import hookimpl
+from compbench.workloads.base import Workload
+from compbench.workloads.maze_task import Mazes
+
+
+@hookimpl
+def compbench_workloads() -> Iterable[type[Workload]]:
+    """Registers the workloads."""
+    return [Mazes]
