@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from compbench.hookspecs import hookimpl
 from compbench.workloads.base import Workload
 from compbench.workloads.maze_task import Mazes
+from compbench.workloads.sequences import Addition, Parity
+from compbench.workloads.sudoku import Sudoku
+from compbench.workloads.text import Text
 
 
 @hookimpl
 def compbench_workloads() -> Iterable[type[Workload]]:
     """Registers the workloads."""
-    return [Mazes]
+    return [Mazes, Sudoku, Parity, Addition, Text]

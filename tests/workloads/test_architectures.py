@@ -174,6 +174,33 @@ def test_a_profile_fills_in_what_is_left_out_and_nothing_else():
     assert Mazes(**filled.model_dump(exclude_defaults=True)) == filled
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradients_equal_finite_differences(architecture):
+    fields = {"exits": True} if architecture == "looped_lm" else {}
+    some = workload(architecture, tied=2, **fields)
+    model, batch = some.build(generator()).double(), {k: v[:3] for k, v in some.data(0).train.items()}
+
+    def loss():
+        # In float64 from end to end: the loss casts logits to fp32.
+        answer = some.forward(model, batch)
+        logs = torch.stack([logits.log_softmax(-1) for logits in answer.exits or (answer.logits,)])
+        picked = logs.gather(-1, batch["targets"].expand(len(logs), -1, -1)[..., None])
+        return -picked.mean() + (0 if answer.exit_logits is None else answer.exit_logits.square().mean())
+
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(loss(), parameters)
+    for number, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+        direction = torch.randn(parameter.shape, generator=generator(number), dtype=torch.float64)
+        values = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                parameter.add_(direction, alpha=step)
+                values.append(loss().item())
+                parameter.sub_(direction, alpha=step)
+        found = (values[0] - values[1]) / 2e-5
+        assert found == pytest.approx((gradient * direction).sum().item(), rel=1e-4, abs=1e-9)
+
+
 @pytest.mark.parametrize("norms", ["post_layer", "sandwich_rms"])
 @pytest.mark.parametrize("causal", [False, True])
 def test_blocks_equal_their_formula(norms, causal):
