@@ -14,6 +14,7 @@ from compbench.errors import SettingsError
 from compbench.records import Batch
 from compbench.workloads.base import Workload
 from compbench.workloads.blocks import Answer, Norms, Shape, called_modules
+from compbench.workloads.from_transformers import FromTransformers, build_model, layers_of
 from compbench.workloads.looped_lm import LoopedLM, exit_loss
 from compbench.workloads.profiles import PROFILES, Profile
 from compbench.workloads.recursion import RecursiveReasoner
@@ -90,6 +91,11 @@ class OnArchitecture(Task, Workload):
     exits: bool = Field(False, description="looped_lm: logits after every loop, and a gate learns where to stop")
     exit_entropy: float = Field(0.05, ge=0, description="looped_lm: weight of the exit's entropy in the loss")
 
+    from_transformers: FromTransformers | None = Field(
+        None, description="a language model of transformers instead: {config: {model_type: gpt2, ...}}"
+    )
+    transformers_layers: int | None = Field(None, ge=1, description="set by the depth, with from_transformers")
+
     @model_validator(mode="before")
     @classmethod
     def _fill_from_profile(cls, given: Any) -> Any:
@@ -106,6 +112,19 @@ class OnArchitecture(Task, Workload):
                     f"{name} is no field of architecture '{self.architecture}' "
                     f"(allowed: with {', '.join(architectures)})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _transformers_stand_alone(self) -> Self:
+        fields = OnArchitecture.model_fields
+        ours = set(fields) - {"from_transformers", "transformers_layers", "loss_function"}
+        changed = [name for name in fields if name in ours and getattr(self, name) != fields[name].default]
+        if self.from_transformers is not None and changed:
+            raise ValueError(
+                f"{changed[0]} is given beside from_transformers, whose config has all that (allowed: not)"
+            )
+        if self.from_transformers is None and self.transformers_layers is not None:
+            raise ValueError("transformers_layers is a field of from_transformers, and is set by the depth")
         return self
 
     @model_validator(mode="after")
@@ -132,7 +151,9 @@ class OnArchitecture(Task, Workload):
 
     @property
     def depth(self) -> int:
-        """Calls of the block that carry gradient."""
+        """Calls of the block that carry gradient; layers, of a model of ``transformers``."""
+        if self.from_transformers is not None:
+            return self.transformers_layers or layers_of(self.from_transformers)
         if self.architecture == "trm":
             return (self.h_cycles if self.gradient == "all" else 1) * (self.l_cycles + 1)
         return self.loops
@@ -158,9 +179,14 @@ class OnArchitecture(Task, Workload):
         Raises:
             SettingsError: there is no such depth, or it has fewer calls than ``tied`` has blocks.
         """
+        if (self.architecture != "trm" or self.from_transformers is not None) and depth < 1:
+            raise SettingsError(f"{self.name} has no depth {depth} (allowed: integers from 1)")
+        if self.from_transformers is not None:
+            layers = layers_of(self.from_transformers)
+            if self.from_transformers.pretrained is not None and depth != layers:
+                raise SettingsError(f"the pretrained model has {layers} layers (allowed: depth {layers})")
+            return self.model_copy(update={"transformers_layers": depth})
         if self.architecture != "trm":
-            if depth < 1:
-                raise SettingsError(f"{self.name} has no depth {depth} (allowed: integers from 1)")
             found = self.model_copy(update={"loops": depth})
         else:
             cycles = self.h_cycles if self.gradient == "all" else 1
@@ -193,6 +219,15 @@ class OnArchitecture(Task, Workload):
 
     def build(self, generator: torch.Generator) -> nn.Module:
         """Makes the model on CPU; every random number of its initialisation comes from ``generator``."""
+        if self.from_transformers is not None:
+            return build_model(
+                self.from_transformers,
+                layers=self.depth,
+                vocabulary=self.vocabulary,
+                positions=self.positions,
+                looking_ahead=self.looking_ahead,
+                generator=generator,
+            )
         if self.architecture == "trm":
             return RecursiveReasoner(
                 vocabulary=self.vocabulary,
@@ -256,7 +291,7 @@ class OnArchitecture(Task, Workload):
 
     def recurrent_modules(self, model: nn.Module) -> list[str]:
         """The block that all calls run, or the blocks that some of them do."""
-        return called_modules(model.get_submodule("block"))
+        return [] if self.from_transformers is not None else called_modules(model.get_submodule("block"))
 
     @property
     def carries(self) -> bool:
