@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import torch
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from compbench.errors import SettingsError
 from compbench.records import Batch
+from compbench.sources import file_hash
 from compbench.workloads.base import Workload
 from compbench.workloads.blocks import Answer, Norms, Shape, called_modules
 from compbench.workloads.from_transformers import FromTransformers, build_model, layers_of
 from compbench.workloads.looped_lm import LoopedLM, exit_loss
 from compbench.workloads.profiles import PROFILES, Profile
 from compbench.workloads.recursion import RecursiveReasoner
+from compbench.workloads.reference_weights import load_reference_checkpoint
 from compbench.workloads.supervision import carried_targets, next_state, with_new_examples
 from compbench.workloads.task import IGNORED, Task, accuracies
 from compbench.workloads.trm import Gradient, inner_width
@@ -35,6 +38,7 @@ OWN_FIELDS: Mapping[str, tuple[Architecture, ...]] = {
     "halting": ("trm",),
     "supervision_steps": ("trm",),
     "halting_exploration": ("trm",),
+    "weights": ("trm",),
     "loops": ("universal_transformer", "looped_lm"),
     "exits": ("looped_lm",),
     "exit_entropy": ("looped_lm",),
@@ -86,6 +90,9 @@ class OnArchitecture(Task, Workload):
     )
     halting_exploration: float = Field(
         0.1, ge=0, le=1, description="trm: share of examples that halting does not end before a random number of steps"
+    )
+    weights: str | None = Field(
+        None, description="trm: a checkpoint of the reference implementation to begin with, in its own naming"
     )
     loops: int = Field(4, ge=1, description="universal_transformer, looped_lm: how often the stack runs")
     exits: bool = Field(False, description="looped_lm: logits after every loop, and a gate learns where to stop")
@@ -229,7 +236,7 @@ class OnArchitecture(Task, Workload):
                 generator=generator,
             )
         if self.architecture == "trm":
-            return RecursiveReasoner(
+            reasoner = RecursiveReasoner(
                 vocabulary=self.vocabulary,
                 shape=self.shape,
                 h_cycles=self.h_cycles,
@@ -240,6 +247,9 @@ class OnArchitecture(Task, Workload):
                 halting=self.halting,
                 generator=generator,
             )
+            if self.weights is not None:
+                load_reference_checkpoint(reasoner, Path(self.weights))
+            return reasoner
         if self.architecture == "looped_lm":
             return LoopedLM(
                 vocabulary=self.vocabulary,
@@ -252,6 +262,13 @@ class OnArchitecture(Task, Workload):
         return UniversalTransformer(
             vocabulary=self.vocabulary, shape=self.shape, loops=self.loops, groups=self.groups, generator=generator
         )
+
+    def data_files(self) -> Mapping[str, str]:
+        """The hashes of the task's files, and of the weights to begin with."""
+        files = dict(super().data_files())
+        if self.weights is not None:
+            files["weights"] = file_hash(Path(self.weights))
+        return files
 
     def forward(self, model: nn.Module, batch: Batch) -> Answer:
         """The answer to a batch; a batch that has states is gone on with."""

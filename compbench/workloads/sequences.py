@@ -22,6 +22,8 @@ from compbench.workloads.task import LookingAhead, Task, apart, batch
 Rows = NDArray[np.int64]
 
 DIGITS = 10
+ENUMERATED = 2**21
+"""Families of bits up to this size are listed whole."""
 
 
 class SequenceTask(Task):
@@ -64,10 +66,10 @@ class ParityTask(SequenceTask):
         wanted = {train: self.train_sequences}
         wanted[validation] = wanted.get(validation, 0) + self.validation_sequences
         for length, count in wanted.items():
-            if 2 * count > 2**length:
+            if count > 2**length:
                 raise ValueError(
-                    f"{count:,} distinct sequences of {length} bits were asked for, and there are {2**length:,} "
-                    f"(allowed: half of them; ask for fewer, or for longer ones)"
+                    f"{count:,} distinct sequences of {length} bits were asked for, and there are {2**length:,}; "
+                    "ask for fewer, or for longer ones"
                 )
         return self
 
@@ -85,14 +87,19 @@ class ParityTask(SequenceTask):
         """Draws bits, no sequence twice."""
         rng = np.random.Generator(np.random.PCG64(stream(seed, "parity")))
         train_length, validation_length = self.lengths
-        # Twice as many as there are wanted and some more: of at most half of all, that many are distinct.
-        drawn = rng.integers(2, size=(4 * (self.train_sequences + self.validation_sequences) + 64, train_length))
-        rows = distinct(drawn, self.train_sequences + self.validation_sequences)
+        rows = _bits(train_length, self.train_sequences + self.validation_sequences, rng)
         train, validation = rows[: self.train_sequences], rows[self.train_sequences :]
         if validation_length != train_length:
-            drawn = rng.integers(2, size=(4 * self.validation_sequences + 64, validation_length))
-            validation = distinct(drawn, self.validation_sequences)
+            validation = _bits(validation_length, self.validation_sequences, rng)
         return _split(train, train.cumsum(axis=1) % 2, validation, validation.cumsum(axis=1) % 2)
+
+
+def _bits(length: int, count: int, rng: np.random.Generator) -> Rows:
+    """Distinct rows of bits, ``(count, length)``; of a small family, which is drawn from without putting back."""
+    if 2**length <= ENUMERATED:
+        numbers = rng.permutation(2**length)[:count]
+        return numbers[:, None] >> np.arange(length) & 1
+    return distinct(rng.integers(2, size=(4 * count + 64, length)), count)
 
 
 class AdditionTask(SequenceTask):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from compbench.hookspecs import hookimpl
 from compbench.workloads.base import Workload
+from compbench.workloads.maze_hard import MazeHard
 from compbench.workloads.maze_task import Mazes
 from compbench.workloads.sequences import Addition, Parity
 from compbench.workloads.sudoku import Sudoku
@@ -15,4 +16,4 @@ from compbench.workloads.text import Text
 @hookimpl
 def compbench_workloads() -> Iterable[type[Workload]]:
     """Registers the workloads."""
-    return [Mazes, Sudoku, Parity, Addition, Text]
+    return [Mazes, MazeHard, Sudoku, Parity, Addition, Text]

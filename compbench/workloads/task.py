@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -38,6 +39,10 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def positions(self) -> int:
         """The largest ``L``."""
+
+    def data_files(self) -> Mapping[str, str]:
+        """The SHA-256 of each file that the data come from, by a name that is the same everywhere; mostly none."""
+        return {}
 
     @abstractmethod
     def data(self, seed: int) -> Data:
