@@ -25,9 +25,9 @@ TINY: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
             "hidden": 64,
             "heads": 2,
             "inner": 192,
-            "l_cycles": 3,
+            "l_cycles": 5,
         },
-        {"steps": 800, "batch_size": 32, "learning_rate": 4e-3, "warmup_steps": 50},
+        {"steps": 1300, "batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 50},
         "token_accuracy",
     ),
     "sudoku": (

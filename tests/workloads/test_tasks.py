@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from compbench.errors import SettingsError
 from compbench.registry import Registry
+from compbench.run.cell import run_cell
+from compbench.suite.cell import Cell, Measuring, PluginReference, Training
 from compbench.workloads import sudoku
 from compbench.workloads.architecture import ARCHITECTURES
 from compbench.workloads.corpus import PYTHON_TOPICS, make_vocabulary
@@ -285,6 +287,26 @@ def test_what_is_wrong_with_a_corpus_is_named(tmp_path):
         Text(sha256="0" * 64).data(0)
     with pytest.raises(SettingsError, match="line 3: character 'é' is outside the vocabulary of 4 tokens"):
         make_vocabulary("abc\n", 0).encode("a\nb\ncaé")
+
+
+def test_a_record_has_the_hash_of_the_text_among_its_sources():
+    cell = Cell(
+        suite="s",
+        arm="none",
+        depth=2,
+        seed=0,
+        workload=PluginReference(name="text", fields={**SMALL["text"], **MODEL}),
+        strategy=(PluginReference(name="none"),),
+        training=Training(steps=1, batch_size=4),
+        measuring=Measuring(memory=False, time_pairs=0, flops=False, gradient_cosine=False),
+    )
+    result = run_cell(cell)
+    assert result.status == "ok"
+    assert result.sources["corpus"] == Text().data_files()["corpus"]
+    wrong = cell.model_copy(update={"workload": PluginReference(name="text", fields={"corpus": "nowhere.txt"})})
+    failed = run_cell(wrong)
+    assert (failed.status, failed.loss_curve) == ("failed", [])
+    assert "corpus 'nowhere.txt' can't be read" in failed.reason
 
 
 def test_bits_per_token_are_the_cross_entropy_in_numpy():
