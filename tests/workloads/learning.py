@@ -20,14 +20,15 @@ TINY: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "mazes": (
         {
             "grid": 7,
-            "train_mazes": 12_000,
+            "train_mazes": 12_800,
             "validation_mazes": 500,
             "hidden": 64,
             "heads": 2,
             "inner": 192,
-            "l_cycles": 5,
+            "l_cycles": 3,
+            "rope_theta": 100.0,
         },
-        {"steps": 1300, "batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 50},
+        {"steps": 1000, "batch_size": 64, "learning_rate": 4e-3, "warmup_steps": 50},
         "token_accuracy",
     ),
     "sudoku": (
@@ -41,7 +42,7 @@ TINY: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
             "heads": 2,
             "inner": 192,
         },
-        {"steps": 1500, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 50},
+        {"steps": 1100, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 50},
         "solved",
     ),
     "parity": (
