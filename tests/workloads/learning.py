@@ -42,7 +42,7 @@ TINY: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
             "heads": 2,
             "inner": 192,
         },
-        {"steps": 1100, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 50},
+        {"steps": 1500, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 50},
         "solved",
     ),
     "parity": (
