@@ -23,6 +23,7 @@ from compbench.fields import construct, in_words
 from compbench.plugin_loading import Kind, Loaded, Plugin, Registered, load_plugins
 from compbench.sources import source_files, source_hash
 from compbench.workloads.base import Workload
+from compbench.workloads.own import is_own, own_workload
 
 Strategy = str | Mapping[str, Any] | Compressor | type[Compressor]
 """One strategy: a name, ``{name: {field: value}}``, a compressor, or a compressor's class."""
@@ -167,14 +168,24 @@ class Registry:
         return self._member(spec, {})
 
     def workload(self, name: str, /, **fields: Any) -> Workload:
-        """Makes a workload.
+        """Makes a workload, by its name or as ``package.module:Class``.
 
         Raises:
-            PluginError: the name's plugin is broken, or two plugins claim the name.
+            PluginError: the name's plugin is broken, or two plugins claim the name; or the class can't be used.
             SettingsError: an unknown name or field, or a value that is not allowed.
         """
-        record: type[Workload] = self.find("workload", name).record
+        record = self.workload_record(name)
         return construct(record, fields, f"workload '{name}'")
+
+    def workload_record(self, name: str) -> type[Workload]:
+        """The class of a workload, by its name or as ``package.module:Class``.
+
+        Raises:
+            PluginError: the name's plugin is broken, or two plugins claim the name; or the class can't be used.
+            SettingsError: nobody provides the name.
+        """
+        record: type[Workload] = own_workload(name) if is_own(name) else self.find("workload", name).record
+        return record
 
     def reference(self, settings: Compressor | Workload) -> tuple[Reference, ...]:
         """What identifies a strategy, one entry a member of a chain, or a workload (one entry).

@@ -67,7 +67,7 @@ def test_strategies_workloads_and_suites_are_found_outside_the_checkout(installe
     shipped = {path.stem for path in (ROOT / "plugins").glob("[!_]*.py")}
     assert set(found["files"]) == shipped
     assert all(file.startswith(str(installed)) for file in found["files"].values())
-    assert found["workloads"] == ["trm_maze"]
+    assert found["workloads"] == ["addition", "maze_hard", "mazes", "parity", "sudoku", "text", "trm_maze"]
     suites = ROOT / "suites"
     assert sorted(found["suites"]) == sorted(str(p.relative_to(suites).with_suffix("")) for p in suites.rglob("*.yaml"))
     assert found["cells"] == 32

@@ -22,6 +22,6 @@ def metric_names(workload: Workload, seed: int = 0) -> tuple[str, ...] | None:
         step = Step(workload, model, torch.device("cpu"))
         batch = step.batch(data.validation, slice(_EXAMPLES))
         with torch.no_grad(), torch.random.fork_rng(devices=()):
-            return tuple(workload.metrics(step.output(batch), batch))
+            return tuple(workload.metrics(step.prediction(batch), batch))
     except Exception:  # whatever is wrong with it, its cells will say
         return None

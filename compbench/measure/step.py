@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compbench.records import Batch
+from compbench.workloads.abilities import Predicting
 from compbench.workloads.base import Workload
 
 
@@ -30,9 +32,19 @@ class Step:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             return self.workload.forward(self.model, batch)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The scalar loss of a batch, with its graph."""
-        return self.workload.loss(self.output(batch), batch)
+    def prediction(self, batch: Batch) -> Any:
+        """What metrics are taken of: the output, unless the workload has it otherwise."""
+        if not isinstance(self.workload, Predicting):
+            return self.output(batch)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.workload.predict(self.model, batch)
+
+    def loss(self, batch: Batch, seen: Callable[[Any], None] | None = None) -> Tensor:
+        """The scalar loss of a batch, with its graph; ``seen`` is handed the output."""
+        output = self.output(batch)
+        if seen is not None:
+            seen(output)
+        return self.workload.loss(output, batch)
 
     def gradients(self, batch: Batch) -> list[Tensor]:
         """The gradient of every parameter that needs one, zero where the loss does not depend on it."""

@@ -28,6 +28,8 @@ from compbench.measure.fidelity import GradientCosine, gradient_cosine
 from compbench.measure.memory import measure_memory
 from compbench.measure.results import Arithmetic, Fidelity, Memory, Time
 from compbench.measure.timing import measure_time
+from compbench.run.averaging import WeightAverage, weights_of
+from compbench.run.carrying import Carried
 from compbench.run.environment import describe_environment
 from compbench.run.files import write_atomically
 from compbench.run.preparing import Prepared, ended_by, prepare
@@ -126,13 +128,16 @@ def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> 
     looked_at = validation_steps(cell.measuring.validation_points, cell.training, examples)
 
     turns = Turns.inherited()
-    state = TrainingState(step.model, optimizer, session, findings.training, findings.cosines)
+    carried = Carried.of(step)
+    average = None if cell.training.ema is None else WeightAverage(step.model, cell.training.ema)
+    state = TrainingState(step.model, optimizer, session, findings.training, findings.cosines, carried, average)
 
     def after(steps_done: int) -> None:
         if steps_done in probed:
             findings.cosines[steps_done] = gradient_cosine(step, session, unseen)
         if steps_done in looked_at:
-            metrics = look(step, session, data.validation, batch_size, extra)
+            with weights_of(average):
+                metrics = look(step, session, data.validation, batch_size, extra)
             findings.training.validation.append({"step": steps_done, **metrics})
         if checkpointer:
             checkpointer.after(steps_done, state)
@@ -143,8 +148,10 @@ def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> 
         with checkpointer.saving_when_stopped() if checkpointer else nullcontext():
             if checkpointer:
                 checkpointer.resume(state)
-            train(step, session, data.train, order, optimizer, cell.training, findings.training, after)
-        with session.paused():
+            train(
+                step, session, data.train, order, optimizer, cell.training, findings.training, after, carried, average
+            )
+        with session.paused(), weights_of(average):
             metrics = evaluate(step, data.validation, batch_size, extra)
         findings.values["metrics"] = metrics
         if cell.measuring.validation_points != 0:

@@ -19,6 +19,7 @@ from compbench.run.result import Status
 from compbench.run.training import DivergedError, example_order, make_optimizer
 from compbench.seeds import generator, stream
 from compbench.suite.cell import Cell, PluginReference
+from compbench.workloads.abilities import FromFiles, Verifying
 from compbench.workloads.base import Data
 
 
@@ -76,10 +77,15 @@ def prepare(cell: Cell) -> Prepared:
     data = workload.data(stream(cell.seed, "data"))
     with PlainMeta():
         model = workload.build(generator(cell.seed, "initialisation"))
+    if isinstance(workload, Verifying):
+        with torch.random.fork_rng(devices=()):
+            workload.verify(model, data)
     step = Step(workload, model.to(device), device, cell.training.precision)
     order = example_order(len(next(iter(data.train.values()))), cell.training, cell.seed)
     session = Session(model, compressor, cell.capture, cell.seed)
     sources = registry.sources(workload) | registry.sources(compressor)
+    if isinstance(workload, FromFiles):
+        sources |= workload.data_files()
     return Prepared(registry, step, session, data, order, make_optimizer(model, cell.training), sources)
 
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from compbench.capture.sites import SiteReport
 from compbench.errors import SettingsError
 from compbench.measure.step import Step
 from compbench.records import Batch, Metric
+from compbench.run.averaging import WeightAverage
+from compbench.run.carrying import Carried
 from compbench.run.lean import LeanAdamW
 from compbench.seeds import generator
 from compbench.suite.cell import Training
@@ -57,13 +61,17 @@ class Record:
                     curve.append((step, float(f"{report.statistics[name]:.6g}")))
 
 
-def learning_rate_factor(step: int, warmup_steps: int, steps: int) -> float:
-    """The share of the peak learning rate at a step, from 0: linear warm-up, then a cosine to zero.
+def learning_rate_factor(
+    step: int, warmup_steps: int, steps: int, schedule: Literal["cosine", "constant"] = "cosine"
+) -> float:
+    """The share of the peak learning rate at a step, from 0: linear warm-up, then a cosine to zero, or all of it.
 
-    The first step after the warm-up has the whole rate, and the rate would be zero one step after the last.
+    The first step after the warm-up has the whole rate, and a cosine would be zero one step after the last.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
+    if schedule == "constant":
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
@@ -103,6 +111,8 @@ def train(
     settings: Training,
     record: Record,
     probe: Callable[[int], None],
+    carried: Carried | None = None,
+    average: WeightAverage | None = None,
 ) -> None:
     """Trains the model; ``record`` is filled step by step, so that it is there whatever happens.
 
@@ -117,19 +127,23 @@ def train(
         settings: the training settings.
         record: where the loss curve goes.
         probe: called after each step with the number of steps done.
+        carried: what one step hands on to the next; None: nothing.
+        average: the moving average of the weights, brought up to date after each step; None: there is none.
 
     Raises:
         DivergedError: a loss that is not finite.
     """
     for number in range(len(record.loss_curve), len(order)):
-        factor = learning_rate_factor(number, settings.warmup_steps, settings.steps)
+        factor = learning_rate_factor(number, settings.warmup_steps, settings.steps, settings.schedule)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
         batch = step.batch(data, order[number])
+        if carried is not None:
+            batch = carried.enter(batch)
         optimizer.zero_grad(set_to_none=True)
         skipped = session is not None and session.skips_update
         with session.step() if session is not None else nullcontext():
-            loss = step.loss(batch)
+            loss = step.loss(batch, None if carried is None else partial(carried.leave, batch=batch))
             loss.backward()
         if session is not None:
             record.peak_saved_bytes = max(record.peak_saved_bytes, session.peak_saved_bytes)
@@ -147,6 +161,8 @@ def train(
             if settings.gradient_clip is not None:
                 torch.nn.utils.clip_grad_norm_(step.model.parameters(), settings.gradient_clip)
             optimizer.step()
+            if average is not None:
+                average.update()
         probe(number + 1)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -164,7 +180,7 @@ def evaluate(step: Step, data: Batch, batch_size: int, extra: list[Metric]) -> d
     with torch.no_grad():
         for start in range(0, examples, batch_size):
             batch = step.batch(data, slice(start, start + batch_size))
-            output = step.output(batch)
+            output = step.prediction(batch)
             values = dict(step.workload.metrics(output, batch))
             values |= {metric.name: metric.compute(step.workload, output, batch) for metric in extra}
             for name, per_example in values.items():

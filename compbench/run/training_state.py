@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from compbench.capture import Session
 from compbench.errors import CompbenchError
 from compbench.measure.fidelity import GradientCosine
+from compbench.run.averaging import WeightAverage
+from compbench.run.carrying import Carried
 from compbench.run.checkpoints import CheckpointError, Header, read_checkpoint, write_checkpoint
 from compbench.run.training import Record
 from compbench.state import StateError
@@ -45,6 +47,8 @@ class TrainingState:
         session: the strategy's session, open.
         record: the losses and figures so far.
         cosines: the gradient comparisons so far, by step.
+        carried: what one step hands on to the next; None: nothing.
+        average: the moving average of the weights; None: there is none.
     """
 
     model: nn.Module
@@ -52,6 +56,8 @@ class TrainingState:
     session: Session
     record: Record
     cosines: dict[int, GradientCosine]
+    carried: Carried | None = None
+    average: WeightAverage | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The state between two steps.
@@ -67,6 +73,8 @@ class TrainingState:
             "session": self.session.state_dict(),
             "record": asdict(self.record),
             "cosines": {step: (cosine.total, cosine.smallest) for step, cosine in self.cosines.items()},
+            "carried": None if self.carried is None else self.carried.state,
+            "average": None if self.average is None else self.average.values,
             "random": random_state(next(self.model.parameters()).device),
         }
 
@@ -89,6 +97,10 @@ class TrainingState:
         for name, value in state["record"].items():
             setattr(self.record, name, value)
         self.cosines.update({step: GradientCosine(*values) for step, values in state["cosines"].items()})
+        if self.carried is not None:
+            self.carried.state = state["carried"]
+        if self.average is not None:
+            self.average.load(state["average"])
         set_random_state(state["random"], next(self.model.parameters()).device)
 
 

@@ -16,7 +16,7 @@ from compbench.measure.allocator import Allocator
 
 
 class Training(BaseModel):
-    """How a model is trained: AdamW with linear warm-up and cosine decay to zero."""
+    """How a model is trained: AdamW with linear warm-up, then cosine decay to zero unless the schedule is another."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,6 +24,16 @@ class Training(BaseModel):
     batch_size: int = Field(64, ge=1, description="examples in a batch")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate, reached after the warm-up")
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="after the warm-up: cosine decay to zero, or the peak learning rate to the end"
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay of the moving average of weights that held-out metrics are taken with; "
+        "null: the weights themselves",
+    )
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates of the two moments")
     gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; null: no clipping")

@@ -31,6 +31,7 @@ from compbench.suite.executors import Executors
 from compbench.suite.source import Source
 from compbench.suite.suite import CHECKPOINT_MINUTES, Suite, Variant
 from compbench.workloads.base import Workload
+from compbench.workloads.own import own_workload
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -383,25 +384,31 @@ class _Loader:
     def _workload_record(self) -> type[Workload] | None:
         data = self._data["workload"]
         names = ", ".join(self._registry.workloads)
-        if not isinstance(data, dict) or "name" not in data:
+        if not isinstance(data, dict) or ("name" not in data and "module" not in data):
             found = "has no name" if isinstance(data, dict) else f"is {in_words(data)}"
-            self._checker.add(("workload",), f"workload {found} (allowed: a mapping with a name, one of: {names})")
+            self._checker.add(
+                ("workload",), f"workload {found} (allowed: a mapping with a name, one of: {names}; or with a module)"
+            )
             return None
-        name = data["name"]
+        if "name" in data and "module" in data:
+            self._checker.add(("workload", "module"), "workload has a name and a module (allowed: one of them)")
+            return None
+        key = "name" if "name" in data else "module"
+        name = data[key]
         if not isinstance(name, str):
-            self._checker.add(("workload", "name"), f"workload's name is {in_words(name)} (allowed: {names})")
+            allowed = names if key == "name" else "package.module:Class"
+            self._checker.add(("workload", key), f"workload's {key} is {in_words(name)} (allowed: {allowed})")
             return None
         try:
-            record: type[Workload] = self._registry.find("workload", name).record
+            return self._registry.workload_record(name) if key == "name" else own_workload(name)
         except CompbenchError as error:
-            self._checker.add(("workload", "name"), str(error))
+            self._checker.add(("workload", key), str(error))
             return None
-        return record
 
     def _workloads(
         self, record: type[Workload], axes: list[Axis], matrix: Mapping[str, list[Any]]
     ) -> list[tuple[Choice, tuple[Workload, PluginReference]]]:
-        given = {key: value for key, value in self._data["workload"].items() if key != "name"}
+        given = {key: value for key, value in self._data["workload"].items() if key not in ("name", "module")}
 
         def make(choice: Choice) -> tuple[Workload, PluginReference]:
             workload = construct_at(("workload",), record, given, f"workload '{record.name}'", choice)

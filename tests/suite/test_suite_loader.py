@@ -53,9 +53,9 @@ BAD = {
     "workload_nameless": (changed(3, "  grid: 7"), "2: workload has no name (allowed: a mapping with a name, one of: "),
     "workload_unknown": (
         changed(3, "  name: mase"),
-        "3: unknown workload 'mase'; did you mean 'maze'? (allowed: echo, ",
+        "3: unknown workload 'mase'; did you mean 'maze'? (allowed: addition, echo, ",
     ),
-    "workload_number": (changed(3, "  name: 3"), "3: workload's name is 3 (allowed: echo, maze, "),
+    "workload_number": (changed(3, "  name: 3"), "3: workload's name is 3 (allowed: addition, echo, maze, "),
     "workload_field": (
         changed(3, "  name: maze\n  gird: 7"),
         "4: workload 'maze': unknown field 'gird'; did you mean 'gr",

@@ -1,0 +1,156 @@
+"""Maze-Hard's public files, as the data set and the reference implementation of Tiny Recursive Models have them.
+
+A folder has either ``train/all__inputs.npy``, ``train/all__labels.npy`` and the same in ``test``, ``(N, side * side)``,
+as the reference's ``build_maze_dataset.py`` writes them; or ``train.csv`` and ``test.csv`` with the columns ``q`` and
+``a``, strings of ``side * side`` characters. Ids are the reference's: 0 pads and is ignored as a label, then come wall,
+space, start, goal and path.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compbench.errors import SettingsError
+from compbench.workloads import mazes
+from compbench.workloads.mazes import Token
+
+CHARACTERS = "# SGo"
+"""Of the ids from 1."""
+
+VOCABULARY = len(CHARACTERS) + 1
+PADDING = 0
+
+Ids = NDArray[np.int64]
+Form = Literal["npy", "csv"]
+
+_FROM_TOKEN = np.array([1, 2, 3, 4, 5])
+"""The ids of :class:`~compbench.workloads.mazes.Token`: wall, passage, start, goal and path come in the same order."""
+
+
+def files_of(folder: Path, split: str) -> tuple[Form, list[Path]]:
+    """The files of a split, and what they are.
+
+    Raises:
+        SettingsError: there is no such folder, or a file is missing.
+    """
+    if not folder.is_dir():
+        raise SettingsError(f"there is no folder '{folder}' (expected: one with the files of Maze-Hard)")
+    arrays = [folder / split / f"all__{part}.npy" for part in ("inputs", "labels")]
+    table = folder / f"{split}.csv"
+    if table.is_file() and not arrays[0].is_file():
+        return "csv", [table]
+    for file in arrays:
+        if not file.is_file():
+            raise SettingsError(f"there is no file '{file}' (expected: it, or '{table}')")
+    return "npy", arrays
+
+
+def read_split(folder: Path, split: str, side: int) -> tuple[Ids, Ids]:
+    """Inputs and labels of a split, ``(N, side * side)`` each.
+
+    Raises:
+        SettingsError: a file is missing, of another shape, or holds what is no token; with its line or row.
+    """
+    form, files = files_of(folder, split)
+    if form == "csv":
+        return _read_table(files[0], side)
+    inputs, labels = (_read_array(file, side) for file in files)
+    if len(inputs) != len(labels):
+        raise SettingsError(f"'{files[1]}' has {len(labels)} rows (expected: {len(inputs)}, as '{files[0].name}' has)")
+    return inputs, labels
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that is read, by its name within the folder."""
+    files = [file for split in ("train", "test") for file in files_of(folder, split)[1]]
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def write_look_alikes(folder: Path, side: int, train: int, test: int, seed: int, form: Form = "npy") -> None:
+    """Writes files of the same form with mazes of :mod:`compbench.workloads.mazes`, of any side from 5.
+
+    They are spanning trees, other than Maze-Hard's; where ``side`` is even, a wall more stands right and below.
+
+    Raises:
+        SettingsError: there are not as many mazes of this side.
+    """
+    grid = side - 1 + side % 2
+    made = mazes.generate(grid, train + test, seed)
+    border = ((0, 0), (0, side - grid), (0, side - grid))
+    inputs, labels = (
+        _FROM_TOKEN[np.pad(grids, border, constant_values=Token.WALL)].reshape(train + test, -1)
+        for grids in (made.inputs, made.targets)
+    )
+    for split, chosen in (("train", slice(train)), ("test", slice(train, None))):
+        if form == "csv":
+            _write_table(folder / f"{split}.csv", inputs[chosen], labels[chosen])
+            continue
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        np.save(folder / split / "all__inputs.npy", inputs[chosen].astype(np.uint8))
+        np.save(folder / split / "all__labels.npy", labels[chosen].astype(np.uint8))
+
+
+def _read_array(file: Path, side: int) -> Ids:
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SettingsError(f"'{file}' is no array that can be read: {error}") from error
+    if array.ndim != 2 or array.shape[1] != side * side or not len(array):
+        raise SettingsError(f"'{file}' has shape {array.shape} (expected: (N, {side * side}), for side {side})")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise SettingsError(f"'{file}' holds {array.dtype} (expected: integers from 0 to {VOCABULARY - 1})")
+    strange = np.argwhere((array < 0) | (array >= VOCABULARY))
+    if len(strange):
+        row, position = strange[0].tolist()
+        raise SettingsError(
+            f"'{file}', row {row}, position {position}: token {array[row, position]} (expected: 0 to {VOCABULARY - 1})"
+        )
+    ids: Ids = array.astype(np.int64)
+    return ids
+
+
+def _read_table(file: Path, side: int) -> tuple[Ids, Ids]:
+    ids = {character: number for number, character in enumerate(CHARACTERS, start=1)}
+    rows: dict[str, list[list[int]]] = {"q": [], "a": []}
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            for column in rows:
+                if column not in (reader.fieldnames or ()):
+                    found = ", ".join(reader.fieldnames or ()) or "none"
+                    raise SettingsError(f"'{file}', line 1: no column '{column}' (found: {found}; expected: q and a)")
+            for record in reader:
+                for column, read in rows.items():
+                    text, where = record[column] or "", f"'{file}', line {reader.line_num}: {column}"
+                    if len(text) != side * side:
+                        raise SettingsError(f"{where} has {len(text)} characters (expected: {side * side})")
+                    strange = next((place for place, character in enumerate(text) if character not in ids), None)
+                    if strange is not None:
+                        raise SettingsError(
+                            f"{where} has {text[strange]!r} as character {strange + 1} "
+                            f"(expected: one of {CHARACTERS!r})"
+                        )
+                    read.append([ids[character] for character in text])
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"'{file}' is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except csv.Error as error:
+        raise SettingsError(f"'{file}' is no CSV: {error}") from error
+    if not rows["q"]:
+        raise SettingsError(f"'{file}' has no row (expected: a maze a row)")
+    return np.array(rows["q"], dtype=np.int64), np.array(rows["a"], dtype=np.int64)
+
+
+def _write_table(file: Path, inputs: Ids, labels: Ids) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("source", "q", "a", "rating"))
+        for question, answer in zip(inputs, labels, strict=True):
+            strings = ("".join(CHARACTERS[number - 1] for number in row) for row in (question, answer))
+            writer.writerow(("look-alike", *strings, 0))
