@@ -27,7 +27,11 @@ print(json.dumps({
     "package": compbench.__file__,
     "files": {
         found.name: str(found.plugin.file)
-        for table in (registry.compressors, registry.observers) for found in table.values()
+        for table in (registry.compressors, registry.observers)
+        for found in table.values()
+    } | {
+        found.plugin.name: str(found.plugin.file)
+        for found in registry.foresights.values()
     },
     "workloads": list(registry.workloads),
     "suites": list(shipped_suites()),
