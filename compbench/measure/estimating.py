@@ -145,11 +145,15 @@ def estimate(
 
 
 def _culprit(error: BaseException) -> str:
-    """The last place in an error's traceback that belongs neither to torch nor to the engine: file, line, function."""
+    """Where it went wrong: file, line and function of the last frame of a plugin or model, or else of compbench's own.
+
+    Torch's frames, and those of the engine where it called what belongs to others, tell a user nothing.
+    """
     own, library = str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = [frame for frame in frames if not frame.filename.startswith((library, own))] or list(frames)
-    last = outside[-1]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(library)]
+    others = [frame for frame in frames if not frame.filename.startswith(own)]
+    of_models = [frame for frame in frames if frame.filename.startswith(str(Path(own) / "workloads"))]
+    last = (others or of_models or frames)[-1]
     return f"{Path(last.filename).name}, line {last.lineno}, in {last.name}()"
 
 

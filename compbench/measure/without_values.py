@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -31,15 +33,28 @@ def without_values(model: nn.Module, batch: Batch) -> Iterator[Batch]:
     """Takes the values from a model's parameters and buffers, and in the end puts them back; gives a batch without."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     states = [_State(module) for module in model.modules()]
+    made: dict[int, Tensor] = {}
     try:
         for state in states:
-            # The mode gives the same tensor for the same parameter, so that tied weights stay tied.
-            state.replace(mode.from_tensor)
+            # The same tensor for the same parameter, so that tied weights stay tied.
+            state.replace(partial(_without_value, mode, made))
         with mode:
             yield {name: mode.from_tensor(examples) for name, examples in batch.items()}
     finally:
         for state in states:
             state.restore()
+
+
+def _without_value(mode: FakeTensorMode, made: dict[int, Tensor], tensor: Tensor) -> Tensor:
+    """A fake tensor on the CPU for a parameter or buffer; one on the meta device has no memory to begin with."""
+    if not tensor.is_meta:
+        return mode.from_tensor(tensor)
+    if id(tensor) not in made:
+        with mode:
+            plain = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        made[id(tensor)] = nn.Parameter(plain, tensor.requires_grad) if is_parameter else plain
+    return made[id(tensor)]
 
 
 class _State:

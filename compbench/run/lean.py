@@ -31,6 +31,30 @@ class LeanAdamW(torch.optim.AdamW):
     step: Any = torch.no_grad()(_plain(torch.optim.AdamW.step))
 
 
+class NoMemory(TorchFunctionMode):
+    """For building a model whose values nobody needs: what is made on the meta device stays there.
+
+    Parameters that are given no memory take neither its time nor its space, whatever their size.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Runs a function of torch, but for those that would give memory or values to a tensor that has none."""
+        given = dict(kwargs or {})
+        first = args[0] if args else given.get("tensor")
+        if isinstance(first, Tensor) and first.is_meta:
+            if func in _FILLS or getattr(func, "__module__", "") == nn.init.__name__:
+                return first
+            if func is torch.empty_like and given.keys() == {"device"}:
+                return first.detach()
+        return func(*args, **given)
+
+
 _FILLS = {Tensor.normal_, Tensor.uniform_}
 
 

@@ -64,7 +64,7 @@ class Lister:
     def __init__(self, registry: Registry, values: bool = False) -> None:
         self._registry = registry
         self._values = values
-        self._made = StepMaker(registry)
+        self._made = StepMaker(registry, values)
 
     def sites(self, cell: Cell) -> Listing:
         """The sites of a cell's step, on the CPU, whatever the cell's device.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from compbench.measure.step import Step
 from compbench.records import Batch
 from compbench.registry import Registry
+from compbench.run.lean import NoMemory
 from compbench.run.training import example_order
 from compbench.seeds import generator, stream
 from compbench.suite.cell import Cell
@@ -20,10 +23,12 @@ class StepMaker:
 
     Args:
         registry: where workloads are looked up.
+        values: whether the models need values; without any, a model of whatever size takes no memory.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, values: bool = False) -> None:
         self._registry = registry
+        self._values = values
         self._step_key = ""
         self._step: tuple[Step, Batch] | None = None
         self._data_key = ""
@@ -52,6 +57,8 @@ class StepMaker:
                 (rows,) = example_order(examples, once, cell.seed)
             else:
                 rows = torch.arange(batch_size) % examples
-            step = Step(workload, workload.build(generator(cell.seed, "initialisation")), _CPU, once.precision)
+            with nullcontext() if self._values else NoMemory():
+                model = workload.build(generator(cell.seed, "initialisation"))
+            step = Step(workload, model, _CPU, once.precision)
             self._step, self._step_key = (step, step.batch(self._data.train, rows)), key
         return self._step

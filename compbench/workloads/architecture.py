@@ -282,7 +282,7 @@ class OnArchitecture(Task, Workload):
         if output.exit_logits is not None:
             losses = torch.stack([self._losses(logits, targets) for logits in output.exits], dim=-1)  # (B, L, loops)
             counted = targets != IGNORED
-            return exit_loss(losses[counted], output.exit_logits[counted], self.exit_entropy)
+            return exit_loss(losses, output.exit_logits, self.exit_entropy, counted)
         loss = self._mean(self._losses(output.logits, targets), targets)
         if output.halt is None:
             return loss

@@ -78,18 +78,23 @@ def exit_log_probabilities(exit_logits: Tensor) -> Tensor:
     return reached + stopping
 
 
-def exit_loss(losses: Tensor, exit_logits: Tensor, entropy_weight: float) -> Tensor:
+def exit_loss(losses: Tensor, exit_logits: Tensor, entropy_weight: float, counted: Tensor | None = None) -> Tensor:
     """The mean over positions of the expected loss over exits, less the entropy of the exit times its weight.
 
     The objective of the paper's first stage of training, with a uniform prior over exits.
 
     Args:
-        losses: of every counted position after every loop, ``(N, loops)``.
-        exit_logits: ``(N, loops - 1)``.
+        losses: of every position after every loop, ``(..., loops)``.
+        exit_logits: ``(..., loops - 1)``.
         entropy_weight: what keeps the gate from settling on one loop before the others are any good.
+        counted: which positions count, ``(...)``; None for all. As weights and not as an index, whose result would have
+            a shape that depends on values.
     """
     log_probabilities = exit_log_probabilities(exit_logits)  # (N, loops)
     probabilities = log_probabilities.exp()
     expected = (probabilities * losses).sum(dim=-1)
     entropy = -(probabilities * log_probabilities).sum(dim=-1)
-    return (expected - entropy_weight * entropy).mean()
+    objective = expected - entropy_weight * entropy  # (...)
+    if counted is None:
+        return objective.mean()
+    return (objective * counted).sum() / counted.sum().clamp(min=1)

@@ -25,7 +25,7 @@ def main(suite: str) -> int:
     """Prints a line an arm; the exit status is 1 where saved bytes differ."""
     registry = Registry.load()
     foresights = Foresights({name: known.record for name, known in registry.foresights.items()})
-    maker = StepMaker(registry)
+    maker = StepMaker(registry, values=True)
     cells = {cell.label: cell for cell in reversed(load_suite(suite, registry, elsewhere=True).cells(registry))}
     differ = False
     for cell in reversed(cells.values()):

@@ -159,3 +159,24 @@ def test_processes_make_the_same_estimates(cells: list[Cell]) -> None:
         there = plan_cells([*deep, *many], {}, None, pool)
     assert [arm.least for arm in there[: len(here)]] == [arm.least for arm in here]
     torch.manual_seed(0)  # nothing of the parent's is touched
+
+
+PUBLISHED = """
+name: published
+workload: {name: text, architecture: looped_lm, profile: ouro_1.4b, context: 8, characters: 2000}
+arms: {none: none}
+matrix: {depth: [1], seed: [0]}
+training: {batch_size: 1, precision: bf16}
+device: cpu
+"""
+
+
+def test_a_model_that_no_machine_here_could_hold_is_planned(tmp_path: Path, registry: Registry) -> None:
+    (tmp_path / "published.yaml").write_text(PUBLISHED)
+    cells = load_suite(str(tmp_path / "published.yaml"), registry).cells(registry)
+    with Pool(1) as pool:
+        (plain,) = plan_cells(cells, {}, None, pool)
+    assert plain.reason == ""
+    assert plain.plain is not None
+    assert plain.plain.parameters > 1.2e9
+    assert plain.plain.static_bytes > 12 * plain.plain.parameters  # with two moments of the optimiser

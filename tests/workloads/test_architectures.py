@@ -263,6 +263,9 @@ def test_exit_probabilities_are_the_chance_of_stopping_and_add_up_to_one():
     entropy = -(expected * expected.log()).sum(-1)
     wanted = ((expected * losses).sum(-1) - 0.3 * entropy).mean()
     assert exit_loss(losses, g, 0.3).item() == pytest.approx(wanted.item(), rel=1e-5)
+    counted = torch.arange(len(losses)) % 3 > 0
+    chosen = exit_loss(losses[counted], g[counted], 0.3)
+    assert exit_loss(losses, g, 0.3, counted).item() == pytest.approx(chosen.item(), rel=1e-5)
 
 
 def test_exits_have_logits_of_every_loop_and_their_gate_learns():
