@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from compbench.capture import CaptureSettings, Session
 from compbench.compressor import Compressor
@@ -28,8 +30,8 @@ from compbench.measure.step import Step
 from compbench.measure.without_values import NEEDS_VALUES, without_values
 from compbench.records import Batch
 
-WARM_STEPS = 1
-"""After which a settled strategy keeps what it goes on keeping: it has calibrated, and sites know of a step's calls."""
+_MOST_STEPS = 5
+"""After which a strategy that has not settled is taken as it is."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,15 @@ def estimate(
                 group["lr"] = 0.0
             session = Session(step.model, strategy, settings if compressor is not None else CaptureSettings(), seed)
             with session:
-                for _ in range(WARM_STEPS):
-                    seen.append(step_memory(step, session, examples, stepper))
-                totals: list[int] = []
-                with flop_counter() as counter:
-                    note = lambda phase: totals.append(counter.get_total_flops())  # noqa: E731
-                    seen.append(step_memory(step, session, examples, stepper, note))
+                seen.append(step_memory(step, session, examples, stepper))
+                before, settled_down = _signature(session), False
+                while not settled_down and len(seen) < _MOST_STEPS:
+                    totals: list[int] = []
+                    with flop_counter() as counter:
+                        note = partial(_note, totals, counter)
+                        seen.append(step_memory(step, session, examples, stepper, note))
+                    after = _signature(session)
+                    settled_down, before = after == before, after
                 sites = tuple(report.record() for report in session.sites())
                 state_bytes = session.state_bytes
             static = [*step.model.parameters(), *step.model.buffers()]
@@ -142,6 +147,18 @@ def estimate(
         about=frozenset() if settled is None else settled.about,
         held=settled is not None and settled.held,
     )
+
+
+def _signature(session: Session) -> object:
+    """What stays the same from step to step once a settled strategy keeps what it goes on keeping.
+
+    A site that does not pay by itself is raw until its calls are known, and then calibrates, a step later than others.
+    """
+    return session.state_bytes, [(site.name, bool(site.reason)) for site in session.sites()]
+
+
+def _note(totals: list[int], counter: FlopCounterMode, phase: str) -> None:
+    totals.append(counter.get_total_flops())
 
 
 def _culprit(error: BaseException) -> str:
