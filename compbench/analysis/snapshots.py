@@ -24,7 +24,7 @@ from compbench.errors import CaptureError, StoreError, UnsupportedError
 from compbench.run.files import folder_in_the_making
 from compbench.run.preparing import Prepared, prepare
 from compbench.run.result import CellResult
-from compbench.run.training import DivergedError, Record, train
+from compbench.run.training import DivergedError, Record
 from compbench.state import StateError
 from compbench.suite.cell import Cell
 
@@ -151,11 +151,7 @@ def take_snapshots(cell: Cell, folder: Path, points: int, threads: int, tell: Te
             taking = _Taking(prepared, made, steps)
             with prepared.session:
                 taking.after(0)
-                after = _telling(taking.after, cell.training.steps, tell)
-                optimizer, order = prepared.optimizer, prepared.order
-                train(
-                    prepared.step, prepared.session, prepared.data.train, order, optimizer, cell.training, record, after
-                )
+                prepared.train(record, _telling(taking.after, cell.training.steps, tell))
             repeated = Repeated(
                 key=cell.key,
                 torch=str(torch.__version__),

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pydantic import PrivateAttr, SerializeAsAny
-from torch import Tensor, nn
+from pydantic import PrivateAttr
+from torch import Tensor
 
 from compbench.analysis.rows import SiteRows
 from compbench.analysis.subspaces import add_gram
 from compbench.analysis.trained import Trained
 from compbench.capture import Session
-from compbench.compressor import Codec, Compressor, Payload, Recomputation, Site
+from compbench.compressor import Codec, Payload, Site
 from compbench.records import Batch
+from compbench.stand_in import StandIn
 
 
 @dataclass(frozen=True)
@@ -60,36 +60,12 @@ def _name(saved: Mapping[str, Any]) -> str:
     return Site(saved["module"], saved["role"], saved["width"], saved["index"]).name
 
 
-class _Watched(Compressor):
+class _Watched(StandIn):
     """A strategy whose codecs begin with what they had learnt, and are watched."""
 
-    strategy: SerializeAsAny[Compressor]
     _saved: dict[str, Any] = PrivateAttr(default_factory=dict)
     _learnt: bool = PrivateAttr(default=False)
     _found: dict[str, OwnSite] = PrivateAttr(default_factory=dict)
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The strategy's own."""
-        return self.strategy.name
-
-    @property
-    def exact(self) -> bool:  # type: ignore[override]
-        """Whether the strategy is."""
-        return self.strategy.exact
-
-    @property
-    def lossless(self) -> bool:  # type: ignore[override]
-        """Whether the strategy is."""
-        return self.strategy.lossless
-
-    def recomputation(self) -> Recomputation | None:
-        """What the strategy has recomputed."""
-        return self.strategy.recomputation()
-
-    def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
-        """What the strategy does to the model."""
-        return self.strategy.wrap(model)
 
     def codec(self, site: Site, generator: torch.Generator) -> Codec | None:
         """The strategy's own, watched."""

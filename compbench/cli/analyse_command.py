@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compbench.cli.options import PluginsDir, registry_of
 from compbench.errors import SettingsError, UnsupportedError
-from compbench.registry import Registry, default_plugins_dir
+from compbench.registry import Registry
 from compbench.run.naming import NamedCell, NamedSuite, as_now, find_named
 from compbench.run.progress import describe
 from compbench.run.result import CellResult
@@ -100,10 +101,7 @@ def analyse(
             metavar="N",
         ),
     ] = None,
-    plugins_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
-    ] = None,
+    plugins_dir: PluginsDir = None,
 ) -> None:
     """Looks at what a trained cell's activations, bases, gradients and states were like."""
     # These take a second to import, which other commands should not wait for.
@@ -114,7 +112,7 @@ def analyse(
     from compbench.report.analyses import write_analysis
 
     settings = settings_of(name, options or [])
-    registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
+    registry = registry_of(plugins_dir)
     found = [each for target in targets for each in _targets(target, results, only or (), threads, registry)]
     impossible = 0
     for target in found:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
+from compbench.cli.options import PluginsDir, registry_of
 from compbench.compressor import Compressor
 from compbench.errors import SettingsError
-from compbench.registry import Registry, default_plugins_dir
+from compbench.registry import Registry
 from compbench.suite.source import Source
 from compbench.testing import Checkup, Result
 
@@ -44,16 +44,13 @@ def check(
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every strategy that is installed.")] = False,
-    plugins_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
-    ] = None,
+    plugins_dir: PluginsDir = None,
     device: Annotated[str, typer.Option(help="Where rows and models are: cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
     """Checks that strategies keep the contract that every strategy must keep."""
     if every == bool(strategies):
         raise SettingsError("which strategies to check (allowed: one or more of them, or --all)")
-    registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
+    registry = registry_of(plugins_dir)
     unusable = _unusable(registry) if every else []
     chosen = _installed(registry, unusable) if every else [(text, _read(text, registry)) for text in strategies or ()]
     on = _device(device)

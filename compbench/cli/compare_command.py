@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from compbench.cli.options import PluginsDir
 from compbench.cli.printing import check_format, formatted, show, warn
 from compbench.cli.table_command import names
 from compbench.errors import SettingsError
@@ -67,10 +68,7 @@ def compare_results(
         typer.Option(help="regression: exit with 1 if a cell fails anew, or a metric is shown to be worse."),
     ] = "never",
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.", metavar="FILE")] = None,
-    plugins_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
-    ] = None,
+    plugins_dir: PluginsDir = None,
 ) -> None:
     """Holds the results B against the results A, figure by figure."""
     check_format(layout, plugins_dir)

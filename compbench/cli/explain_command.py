@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from compbench.cli.options import PluginsDir, registry_of
 from compbench.errors import CompbenchError
-from compbench.registry import Registry, default_plugins_dir
+from compbench.registry import Registry
 from compbench.run.explaining import Explainer, Explanation
 from compbench.run.naming import NamedCell, NamedSuite, as_now, find_named
 from compbench.run.progress import describe
@@ -45,16 +46,13 @@ def explain(
         typer.Option(help="Part of the suite: AXIS=VALUE[,VALUE...], as in compbench run.", metavar="PATTERN"),
     ] = None,
     rerun: Annotated[Rerun, typer.Option(help="What the run would be asked to do again.")] = "missing",
-    plugins_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
-    ] = None,
+    plugins_dir: PluginsDir = None,
     device: Annotated[
         str | None, typer.Option(help="Where to run, instead of on the suite's own device: cpu, cuda or cuda:N.")
     ] = None,
 ) -> None:
     """Says of each cell whether its record is up to date, and if not, why."""
-    registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
+    registry = registry_of(plugins_dir)
     match find_named(target, results, registry, device):
         case NamedSuite(_, cells) as named:
             store, selected = named.store(results), select(cells, only or ())

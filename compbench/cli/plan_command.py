@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from compbench.cli.options import PluginsDir, registry_of
 from compbench.cli.printing import check_format, formatted, show, warn
 from compbench.errors import SettingsError, StoreError
-from compbench.registry import Registry, default_plugins_dir
 from compbench.report.formats import FORMATS, TERMINAL
 from compbench.report.outcome import Outcome, read_outcome
-from compbench.report.plan_tables import plan_record, plan_table, sites_table, what_seeds_show
-from compbench.run.fitting import what_fits
+from compbench.report.plan_seeds import what_seeds_show
+from compbench.report.plan_tables import plan_record, plan_table, sites_table
+from compbench.run.fitting import Fit, what_fits
 from compbench.run.known_ranks import KnownRanks
-from compbench.run.planning import Pool, plan_cells
+from compbench.run.planning import PlannedArm, Pool, plan_cells
 from compbench.run.selection import select
 from compbench.run.store import Store
 from compbench.suite import load_suite
@@ -89,50 +91,48 @@ def plan(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to a file instead.", metavar="FILE")
     ] = None,
-    plugins_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
-    ] = None,
+    plugins_dir: PluginsDir = None,
 ) -> None:
     """Tells what the cells of a suite will take, without training anything."""
     check_format(layout, plugins_dir)
     limit = None if fits is None else _size(fits)
-    registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
+    registry = registry_of(plugins_dir)
     # Whatever device it is for: the CPU's operators stand for those of a GPU.
     found = load_suite(suite, registry, elsewhere=True, check_metrics=False)
     # A slot's cell sees one GPU and calls it `cuda`; keys do, too.
     one_device = dataclasses.replace(found, device=found.device.partition(":")[0])
-    cells = select(one_device.cells(registry), only or ())
+    everything = [cell for cell in one_device.cells(registry) if cell.arm not in found.broken_arms]
     for arm, why in found.broken_arms.items():
         warn(f"arm '{arm}' is left out: {why}")
-    cells = [cell for cell in cells if cell.arm not in found.broken_arms]
+    cells = select(everything, only or ())
     store = Store(results / found.name, lambda message: None)
     known = KnownRanks.read(ranks_from) if ranks_from is not None else None
     with Pool(jobs) as pool:
         arms = plan_cells(cells, store.results(cell.key for cell in cells), known, pool, every_depth)
         fitting = what_fits(arms, limit, registry, pool) if limit is not None else None
-    table = plan_table(arms, fitting, limit, fits or "")
-    seeds = what_seeds_show(cells, found.margins, _outcome(store.directory))
+    seeds = what_seeds_show(everything, found.margins, _outcome(store.directory))
     if layout == "json":
-        records = [
-            {
-                **plan_record(arm, fitting, limit),
-                "cells": [cell.key for cell in arm.cells],
-                "states": dict(arm.states),
-                "sites": list(arm.least.sites) if arm.least else [],
-                "most_sites": list(arm.most.sites) if arm.most else [],
-            }
-            for arm in arms
-        ]
+        records = [_record(arm, fitting, limit) for arm in arms]
         show(json.dumps({"suite": found.name, "cells": records, "seeds": seeds}, indent=2), output)
+    elif layout == "csv":  # one table a file
+        table = sites_table(arms) if sites else plan_table(arms, fitting, limit)
+        show(formatted(table, layout, output, plugins_dir), output)
     else:
-        tables = [formatted(table, layout, output, plugins_dir)]
-        if sites:
-            tables.append(formatted(sites_table(arms), layout, output, plugins_dir))
-        if layout not in ("csv",):
-            tables = [_title(found, len(cells)), *tables, "\n".join(seeds)]
-        show("\n\n".join(text.rstrip("\n") for text in tables), output)
+        tables = [plan_table(arms, fitting, limit, fits or ""), *([sites_table(arms)] if sites else [])]
+        texts = [formatted(table, layout, output, plugins_dir).rstrip("\n") for table in tables]
+        show("\n\n".join([_title(found, len(cells)), *texts, "\n".join(seeds)]), output)
     raise typer.Exit(1 if any(arm.reason for arm in arms) else 0)
+
+
+def _record(arm: PlannedArm, fitting: Mapping[str, Fit] | None, limit: int | None) -> dict[str, Any]:
+    """An arm at a depth with its cells and sites."""
+    return {
+        **plan_record(arm, fitting, limit),
+        "cells": [cell.key for cell in arm.cells],
+        "states": dict(arm.states),
+        "sites": list(arm.least.sites) if arm.least else [],
+        "most_sites": list(arm.most.sites) if arm.most else [],
+    }
 
 
 def _title(suite: Suite, cells: int) -> str:

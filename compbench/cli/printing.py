@@ -6,9 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+from compbench.cli.options import registry_of
 from compbench.errors import SettingsError, StoreError, unknown
 from compbench.records import Reporter
-from compbench.registry import Registry, default_plugins_dir
 from compbench.report.formats import FORMATS, TERMINAL, Screen, Table, as_text, render_with
 from compbench.run.files import write_atomically
 
@@ -74,7 +74,7 @@ def check_format(layout: str, plugins_dir: Path | None = None) -> None:
 
 def _reporter(name: str, plugins_dir: Path | None) -> Reporter:
     """The format that a plugin adds; plugins are loaded for these alone, since it takes a while."""
-    registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
+    registry = registry_of(plugins_dir)
     claimed = any((conflict.kind, conflict.name) == ("reporter", name) for conflict in registry.conflicts)
     if name not in registry.reporters and not claimed and not registry.broken_reason("reporter", name):
         raise SettingsError(unknown("format", name, [*FORMATS, *registry.reporters]))

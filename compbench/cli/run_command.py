@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from compbench.cli.options import PluginsDir, registry_of
 from compbench.cli.printing import screen, show, warn
 from compbench.cli.trace_command import how_to_open
 from compbench.errors import SettingsError, StoreError
-from compbench.registry import Registry, default_plugins_dir
+from compbench.registry import Registry
 from compbench.report.summary import write_results
 from compbench.report.traces import write_operators
 from compbench.run.progress import Plan, describe, duration, make_progress
@@ -97,10 +98,7 @@ def run(
             "memory, and deeper ones skipped for it; all: every cell."
         ),
     ] = "missing",
-    plugins_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
-    ] = None,
+    plugins_dir: PluginsDir = None,
     retries: Annotated[
         int, typer.Option(min=0, help="How many more times a cell is run whose process has crashed.", metavar="N")
     ] = 0,
@@ -157,7 +155,7 @@ def run(
         raise SettingsError(f"--checkpoint-minutes {checkpoint_minutes:g} (allowed: minutes > 0, or 0 for none)")
     if timeout is not None and not timeout > 0:
         raise SettingsError(f"--timeout {timeout:g} (allowed: seconds > 0)")
-    registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
+    registry = registry_of(plugins_dir)
     local = executor == "local"
     # A workload may need what only the cluster's machines have; it is asked for its metrics where its cells run.
     loaded = load_suite(suite, registry, device, elsewhere=not local, check_metrics=local)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from compbench.cli.options import PluginsDir, registry_of
 from compbench.cli.printing import formatted, show, warn
 from compbench.errors import SettingsError, unknown
-from compbench.registry import Registry, default_plugins_dir
 from compbench.report.formats import FORMATS, TERMINAL
 from compbench.report.site_tables import all_sites, compressed_table, raw_table, title, total, totals_table
 from compbench.run.listing import Lister, Listing
@@ -63,16 +63,13 @@ def sites(
         ),
     ] = TERMINAL,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    plugins_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
-    ] = None,
+    plugins_dir: PluginsDir = None,
 ) -> None:
     """Lists every site of a suite's model, with what its arms will keep there."""
     if layout not in FORMATS:
         raise SettingsError(f"--format: {unknown('format', layout, FORMATS)}")
     layout = "json" if as_json else layout
-    registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
+    registry = registry_of(plugins_dir)
     cells = one_of_all_seeds(find_named(target, results, registry, device="cpu"), only or (), registry, warn)
     lister = Lister(registry, values)
     listings = []

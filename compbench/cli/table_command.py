@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from compbench.cli.options import PluginsDir
 from compbench.cli.printing import check_format, formatted, show, warn
 from compbench.errors import SettingsError
 from compbench.report.columns import Spread
@@ -93,10 +94,7 @@ def table(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.", metavar="FILE")] = None,
-    plugins_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
-    ] = None,
+    plugins_dir: PluginsDir = None,
 ) -> None:
     """Prints the table of a suite's results."""
     view = View(

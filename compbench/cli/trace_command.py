@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
+from compbench.cli.options import PluginsDir, registry_of
 from compbench.errors import SettingsError, StoreError, unknown
 from compbench.measure.tracing import SNAPSHOT
-from compbench.registry import Registry, default_plugins_dir
 from compbench.report.tables import TERMINAL, as_text
 from compbench.report.traces import as_csv, growth_table, kinds_table
 from compbench.run.cell_process import Limits
@@ -93,10 +93,7 @@ def trace(
         typer.Option("--format", help=f"What is printed, one of {', '.join(FORMATS)}.", metavar="FORMAT"),
     ] = "terminal",
     top: Annotated[int, typer.Option(min=1, help="Operators that are shown, those that grew most.", metavar="N")] = 12,
-    plugins_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with plugins of your own; by default ./plugins if there is one.", metavar="DIR"),
-    ] = None,
+    plugins_dir: PluginsDir = None,
     device: Annotated[
         str | None, typer.Option(help="Where to run, instead of on the suite's own device: cpu, cuda or cuda:N.")
     ] = None,
@@ -104,7 +101,7 @@ def trace(
     """Shows where the time of a training step goes, beside the plain step."""
     if layout not in FORMATS:
         raise SettingsError(f"--format: {unknown('format', layout, FORMATS)}")
-    registry = Registry.load(plugins_dir if plugins_dir is not None else default_plugins_dir())
+    registry = registry_of(plugins_dir)
     found = find_named(target, results, registry, device)
     if isinstance(found, NamedCell):
         found.refuse(only, device)

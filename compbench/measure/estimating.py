@@ -9,7 +9,7 @@ would follow from them, the rank is given (:meth:`Compressor.settled`).
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from compbench.errors import CompbenchError, UnsupportedError
 from compbench.measure.arithmetic import flop_counter
 from compbench.measure.foresight import Extreme, Foresights, Settled, Statistics
 from compbench.measure.live import static_bytes
-from compbench.measure.memory import StepMemory, Uncompressed, step_memory
+from compbench.measure.memory import Uncompressed, step_memory
 from compbench.measure.results import Flops
 from compbench.measure.step import Step
 from compbench.measure.without_values import NEEDS_VALUES, without_values
@@ -99,30 +99,10 @@ def estimate(
     settled = None
     if compressor is not None:
         settled = Settled.of(compressor, foresights or Foresights({}), statistics or {}, steps, extreme)
-    strategy = Uncompressed() if settled is None else settled
-    seen: list[StepMemory] = []
+    strategy, capture = (Uncompressed(), CaptureSettings()) if settled is None else (settled, settings)
     try:
         with without_values(step.model, batch) as examples:
-            stepper = optimizer(step.model)
-            for group in stepper.param_groups:
-                group["lr"] = 0.0
-            session = Session(step.model, strategy, settings if compressor is not None else CaptureSettings(), seed)
-            with session:
-                seen.append(step_memory(step, session, examples, stepper))
-                before, settled_down = _signature(session), False
-                while not settled_down and len(seen) < _MOST_STEPS:
-                    totals: list[int] = []
-                    with flop_counter() as counter:
-                        note = partial(_note, totals, counter)
-                        seen.append(step_memory(step, session, examples, stepper, note))
-                    after = _signature(session)
-                    settled_down, before = after == before, after
-                sites = tuple(report.record() for report in session.sites())
-                state_bytes = session.state_bytes
-            static = [*step.model.parameters(), *step.model.buffers()]
-            of_optimizer = (value for state in stepper.state.values() for value in state.values())
-            static += [value for value in of_optimizer if isinstance(value, Tensor)]
-            static_size = static_bytes(static)
+            found = _settled_step(step, Session(step.model, strategy, capture, seed), examples, optimizer(step.model))
     except NEEDS_VALUES as error:
         where = _culprit(error)
         raise UnsupportedError(f"{where} asks for a tensor's value, and there is none ({_said(error)})") from error
@@ -132,6 +112,27 @@ def estimate(
         raise UnsupportedError(f"{_culprit(error)} fails without values: {_said(error)}") from error
     finally:
         step.clear_gradients()
+    return found if settled is None else replace(found, **settled.decisions())
+
+
+def _settled_step(step: Step, session: Session, batch: Batch, optimizer: torch.optim.Optimizer) -> Estimate:
+    """Steps until the strategy has settled, and what the last of them took."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    totals: list[int] = []
+    with session:
+        seen = [step_memory(step, session, batch, optimizer)]
+        before, after = None, _signature(session)
+        while after != before and len(seen) < _MOST_STEPS:
+            totals.clear()
+            with flop_counter() as counter:
+                seen.append(step_memory(step, session, batch, optimizer, partial(_note, totals, counter)))
+            before, after = after, _signature(session)
+        sites = tuple(report.record() for report in session.sites())
+        state_bytes = session.state_bytes
+    parameters = list(step.model.parameters())
+    of_optimizer = [value for state in optimizer.state.values() for value in state.values()]
+    static = [*parameters, *step.model.buffers(), *(value for value in of_optimizer if isinstance(value, Tensor))]
     last = seen[-1]
     return Estimate(
         saved_bytes=last.saved_bytes,
@@ -139,13 +140,10 @@ def estimate(
         peak_phase=last.peak_phase,
         highest_peak_bytes=max(memory.peak_bytes for memory in seen),
         state_bytes=state_bytes,
-        parameters=sum(parameter.numel() for parameter in step.model.parameters()),
-        static_bytes=static_size,
+        parameters=sum(parameter.numel() for parameter in parameters),
+        static_bytes=static_bytes(static),
         flops=Flops(forward=totals[1], backward=totals[2] - totals[1], update=totals[3] - totals[2]),
         sites=sites,
-        undecided=frozenset() if settled is None else settled.undecided,
-        about=frozenset() if settled is None else settled.about,
-        held=settled is not None and settled.held,
     )
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import PrivateAttr, SerializeAsAny
-from torch import nn
+from pydantic import PrivateAttr
 
 from compbench.by_site import BySite
 from compbench.chain import Chain
-from compbench.compressor import Codec, Compressor, Recomputation, Site, SiteUse
+from compbench.compressor import Codec, Compressor, Site, SiteUse
 from compbench.errors import UnsupportedError
 from compbench.records import Foresight
+from compbench.stand_in import StandIn
 
 Statistics = Mapping[str, Mapping[str, float]]
 """Of codecs at the end of a training, by the names of their sites."""
@@ -80,10 +79,9 @@ class Foresights:
         return chain.model_copy(update={"members": tuple(members)})
 
 
-class Settled(Compressor):
+class Settled(StandIn):
     """Stands in for a strategy: the same, as it is at each site after a training."""
 
-    strategy: SerializeAsAny[Compressor]
     _foresights: Foresights = PrivateAttr(default_factory=lambda: Foresights({}))
     _statistics: Statistics = PrivateAttr(default_factory=dict)
     _steps: int = PrivateAttr(0)
@@ -109,35 +107,14 @@ class Settled(Compressor):
         made._foresights, made._statistics, made._steps, made._extreme = foresights, statistics, steps, extreme
         return made
 
-    @property
-    def undecided(self) -> frozenset[str]:
-        """Names of the sites at which values decide what is kept, and of which the results say nothing."""
-        return frozenset(self._undecided)
+    def decisions(self) -> dict[str, Any]:
+        """What values decide, once the sites are known.
 
-    @property
-    def held(self) -> bool:
-        """Whether the strategy is another one at a site than before the training, by what results say."""
-        return self._held
-
-    @property
-    def about(self) -> frozenset[str]:
-        """Names of the sites at which values decide, and whose extremes are one usual case."""
-        return frozenset(self._about)
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The strategy's own."""
-        return self.strategy.name
-
-    @property
-    def exact(self) -> bool:  # type: ignore[override]
-        """Whether the strategy is."""
-        return self.strategy.exact
-
-    @property
-    def lossless(self) -> bool:  # type: ignore[override]
-        """Whether the strategy is."""
-        return self.strategy.lossless
+        ``undecided``: names of the sites at which they decide what is kept, and of which the results say nothing;
+        ``about``: of those whose extremes are one usual case; ``held``: whether the strategy is another one at some
+        site than before the training, by what results say.
+        """
+        return {"undecided": frozenset(self._undecided), "about": frozenset(self._about), "held": self._held}
 
     def codec(self, site: Site, generator: torch.Generator) -> Codec | None:
         """That of the settled strategy.
@@ -162,22 +139,6 @@ class Settled(Compressor):
     def coordinate(self, sites: Sequence[SiteUse]) -> None:
         """What the strategy does."""
         self.strategy.coordinate(sites)
-
-    def unmatched_message(self, sites: Sequence[Site]) -> str:
-        """The strategy's own."""
-        return self.strategy.unmatched_message(sites)
-
-    def recomputation(self) -> Recomputation | None:
-        """What the strategy has recomputed."""
-        return self.strategy.recomputation()
-
-    def changes_the_graph(self) -> bool:
-        """Whether the strategy does."""
-        return self.strategy.changes_the_graph()
-
-    def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
-        """What the strategy does to the model."""
-        return self.strategy.wrap(model)
 
 
 def _at(strategy: BySite, site: Site) -> Compressor | None:

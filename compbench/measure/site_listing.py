@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from pydantic import PrivateAttr, SerializeAsAny
-from torch import Tensor, nn
+from pydantic import PrivateAttr
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from compbench.capture import CaptureSettings, Session, SiteReport
-from compbench.compressor import Codec, Compressor, Dense, Payload, Recomputation, Site
+from compbench.compressor import Codec, Compressor, Dense, Payload, Site
 from compbench.errors import UnsupportedError
 from compbench.measure.step import Step
 from compbench.measure.without_values import NEEDS_VALUES, without_values
 from compbench.records import Batch
+from compbench.stand_in import StandIn
 
 _TRIED_STEPS = 2
 """After which strategies that calibrate have done so, by their defaults."""
@@ -102,30 +103,10 @@ def list_sites(
     return [_listed(report, listing.codec_at(report.name)) for report in session.sites()]
 
 
-class _Listing(Compressor):
+class _Listing(StandIn):
     """Stands in for a strategy: treats the same sites in the same way, and keeps their rows as they are."""
 
-    strategy: SerializeAsAny[Compressor]
     _codecs: dict[str, _ListingCodec] = PrivateAttr(default_factory=dict)
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The strategy's own."""
-        return self.strategy.name
-
-    @property
-    def exact(self) -> bool:  # type: ignore[override]
-        """Whether the strategy is, on which the treatment of attention depends."""
-        return self.strategy.exact
-
-    @property
-    def lossless(self) -> bool:  # type: ignore[override]
-        """Whether the strategy is."""
-        return self.strategy.lossless
-
-    def recomputation(self) -> Recomputation | None:
-        """What the strategy has recomputed."""
-        return self.strategy.recomputation()
 
     def codec(self, site: Site, generator: torch.Generator) -> Codec | None:
         """One that counts, where the strategy has a codec."""
@@ -134,14 +115,6 @@ class _Listing(Compressor):
             return None
         self._codecs[site.name] = _ListingCodec(codec, _rank(self.strategy, site, codec))
         return self._codecs[site.name]
-
-    def unmatched_message(self, sites: Sequence[Site]) -> str:
-        """The strategy's own."""
-        return self.strategy.unmatched_message(sites)
-
-    def wrap(self, model: nn.Module) -> AbstractContextManager[object]:
-        """What the strategy does to the model."""
-        return self.strategy.wrap(model)
 
     def codec_at(self, name: str) -> _ListingCodec | None:
         """The codec of the site with this name, if it has one."""

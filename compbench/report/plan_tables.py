@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compbench.measure.estimating import Estimate
-from compbench.report.amounts import amount, called, tolerance
 from compbench.report.formats import Table
 from compbench.report.formats.table import ABSENT
-from compbench.report.outcome import Outcome
-from compbench.report.pairing import REFERENCE
-from compbench.report.phrases import counted
 from compbench.report.site_tables import size
-from compbench.report.statistics import FEWEST_PAIRS, pooled_sd, seeds_needed, smallest_margin
-from compbench.report.verdicts import judge
 from compbench.run.fitting import Fit
 from compbench.run.planning import PlannedArm
 from compbench.run.progress import duration
-from compbench.suite.cell import Cell
 
 _RANGE = " to "
 
@@ -126,61 +118,6 @@ def sites_table(arms: Sequence[PlannedArm]) -> Table:
             )
     columns = tuple(records[0]) if records else ("arm", "depth", "site")
     return Table(headers, rows, ("arm", "site", "left raw, since"), caption="sites", columns=columns, records=records)
-
-
-def what_seeds_show(cells: Sequence[Cell], margins: Mapping[str, float], outcome: Outcome | None) -> list[str]:
-    """What the seeds of a suite can show, a sentence a metric: the smallest margin with 80 % power.
-
-    Args:
-        cells: the cells of the suite.
-        margins: the tolerable losses that it declares.
-        outcome: results that tell how far paired differences spread; without them the answer is in units of that.
-    """
-    if not margins:
-        return [
-            "The suite declares no margins: its seeds can't show an arm to be non-inferior, since nothing says to what."
-        ]
-    arms = {(cell.label, cell.depth) for cell in cells if not _is_reference(cell)}
-    seeds = max(Counter((cell.label, cell.depth) for cell in cells).values())
-    if not any(_is_reference(cell) for cell in cells):
-        return [f"No arm is `{REFERENCE}`: there is nothing to compare with."]
-    if not arms:
-        return [f"There is no arm beside `{REFERENCE}`, and nothing to show."]
-    family = len(arms)
-    start = f"{counted(seeds, 'seed')} and {counted(family, 'comparison')}"
-    if seeds < FEWEST_PAIRS:
-        return [f"With {start} nothing can be shown: {FEWEST_PAIRS} seeds are the least that tell anything."]
-    in_sds = smallest_margin(seeds, 1.0, family)
-    alone = smallest_margin(seeds, 1.0)
-    sentences = []
-    for metric, margin in margins.items():
-        tests = [v.test for v in judge(outcome, metric, margin) if v.test] if outcome is not None else []
-        sd = pooled_sd(tests) if tests else None
-        if in_sds is None:
-            sentences.append(f"On {called(metric)} {start} can hardly show anything.")
-        elif not sd:
-            spread = margin / in_sds
-            single = f" ({alone:.2g} if there were only one)" if alone is not None and family > 1 else ""
-            sentences.append(
-                f"On {called(metric)} {start} show non-inferiority with 80 % power within {in_sds:.2g} standard "
-                f"deviations of the paired differences at best{single}, if nothing is lost. None is known yet; "
-                f"for the margin of {tolerance(metric, margin)} one may be {amount(metric, spread, 'down')} at most."
-            )
-        else:
-            needed = seeds_needed(margin, sd, family)
-            enough = "enough" if in_sds * sd <= margin else "not enough"
-            would = "more than a thousand seeds" if needed is None else counted(needed, "seed")
-            sentences.append(
-                f"On {called(metric)} {start} show non-inferiority with 80 % power within "
-                f"{amount(metric, in_sds * sd, 'up')} at best, if nothing is lost and paired differences spread "
-                f"as in the results there are (an SD of {amount(metric, sd)}): {enough} for the margin of "
-                f"{tolerance(metric, margin)}, which takes {would}."
-            )
-    return sentences
-
-
-def _is_reference(cell: Cell) -> bool:
-    return len(cell.strategy) == 1 and cell.strategy[0].name == REFERENCE
 
 
 def _row(arm: PlannedArm, fits: Mapping[str, Fit] | None, limit: int | None) -> list[str]:

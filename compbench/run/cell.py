@@ -28,13 +28,12 @@ from compbench.measure.fidelity import GradientCosine, gradient_cosine
 from compbench.measure.memory import measure_memory
 from compbench.measure.results import Arithmetic, Fidelity, Memory, Time
 from compbench.measure.timing import measure_time
-from compbench.run.averaging import WeightAverage, weights_of
-from compbench.run.carrying import Carried
+from compbench.run.averaging import weights_of
 from compbench.run.environment import describe_environment
 from compbench.run.files import write_atomically
 from compbench.run.preparing import Prepared, ended_by, prepare
 from compbench.run.result import CellResult, Exactness, Status
-from compbench.run.training import PROBED_STEP, Record, evaluate, tensor_hash, train, weights_hash
+from compbench.run.training import PROBED_STEP, Record, evaluate, tensor_hash, weights_hash
 from compbench.run.training_state import Checkpointer, TrainingState, UnusableStateError
 from compbench.run.turns import Turns
 from compbench.run.validation import look, validation_steps
@@ -128,9 +127,10 @@ def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> 
     looked_at = validation_steps(cell.measuring.validation_points, cell.training, examples)
 
     turns = Turns.inherited()
-    carried = Carried.of(step)
-    average = None if cell.training.ema is None else WeightAverage(step.model, cell.training.ema)
-    state = TrainingState(step.model, optimizer, session, findings.training, findings.cosines, carried, average)
+    average = prepared.average
+    state = TrainingState(
+        step.model, optimizer, session, findings.training, findings.cosines, prepared.carried, average
+    )
 
     def after(steps_done: int) -> None:
         if steps_done in probed:
@@ -148,9 +148,7 @@ def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> 
         with checkpointer.saving_when_stopped() if checkpointer else nullcontext():
             if checkpointer:
                 checkpointer.resume(state)
-            train(
-                step, session, data.train, order, optimizer, cell.training, findings.training, after, carried, average
-            )
+            prepared.train(findings.training, after)
         with session.paused(), weights_of(average):
             metrics = evaluate(step, data.validation, batch_size, extra)
         findings.values["metrics"] = metrics

@@ -22,7 +22,7 @@ class Fit:
     """What fits of an arm.
 
     Attributes:
-        largest_depth: by the label: the deepest recursion at the suite's batch size; 0 if none fits; None if not found.
+        largest_depth: the deepest recursion at the suite's batch size; 0 if none fits; None if not found.
         largest_batch: by depth: the largest batch; 0 if none fits.
         reason: why nothing was found.
     """

@@ -7,6 +7,7 @@ compiles loads it itself.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -31,38 +32,13 @@ class LeanAdamW(torch.optim.AdamW):
     step: Any = torch.no_grad()(_plain(torch.optim.AdamW.step))
 
 
-class NoMemory(TorchFunctionMode):
-    """For building a model whose values nobody needs: what is made on the meta device stays there.
-
-    Parameters that are given no memory take neither its time nor its space, whatever their size.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Runs a function of torch, but for those that would give memory or values to a tensor that has none."""
-        given = dict(kwargs or {})
-        first = args[0] if args else given.get("tensor")
-        if isinstance(first, Tensor) and first.is_meta:
-            if func in _FILLS or getattr(func, "__module__", "") == nn.init.__name__:
-                return first
-            if func is torch.empty_like and given.keys() == {"device"}:
-                return first.detach()
-        return func(*args, **given)
-
-
 _FILLS = {Tensor.normal_, Tensor.uniform_}
 
 
-class PlainMeta(TorchFunctionMode):
-    """Tensors on the meta device are neither filled, since they have no values, nor asked more than their shape.
+class _OnMeta(TorchFunctionMode, ABC):
+    """For building a model: tensors on the meta device are not filled, since they have no values.
 
-    For building a model: modules are often made on that device first and then given memory. Torch's own way there goes
-    through its symbolic shapes.
+    Modules are often made on that device first and then given memory; a subclass says what becomes of them there.
     """
 
     def __torch_function__(
@@ -72,12 +48,32 @@ class PlainMeta(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Runs a function of torch; those on tensors without values by what they come down to."""
+        """Runs a function of torch, but for those that fill a tensor without values or give it memory."""
         given = dict(kwargs or {})
         first = args[0] if args else given.get("tensor")
         if isinstance(first, Tensor) and first.is_meta:
             if func in _FILLS or getattr(func, "__module__", "") == nn.init.__name__:
                 return first
             if func is torch.empty_like and given.keys() == {"device"} and first.is_contiguous():
-                return torch.empty(first.shape, dtype=first.dtype, device=given["device"])
+                return self.with_memory(first, given["device"])
         return func(*args, **given)
+
+    @abstractmethod
+    def with_memory(self, tensor: Tensor, device: Any) -> Tensor:
+        """What comes of a contiguous tensor on the meta device that is to be given memory on another."""
+
+
+class PlainMeta(_OnMeta):
+    """Gives memory by what it comes down to; torch's own way there goes through its symbolic shapes."""
+
+    def with_memory(self, tensor: Tensor, device: Any) -> Tensor:
+        """Memory of its size."""
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+
+class NoMemory(_OnMeta):
+    """Gives none, for a model whose values nobody needs: it takes neither time nor space, whatever its size."""
+
+    def with_memory(self, tensor: Tensor, device: Any) -> Tensor:
+        """The tensor, where it is."""
+        return tensor.detach()

@@ -237,7 +237,7 @@ class Pool:
     """
 
     def __init__(self, jobs: int | None = None) -> None:
-        self._jobs = jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._jobs = jobs or len(os.sched_getaffinity(0))
         self._executor: ProcessPoolExecutor | None = None
         self._known: dict[str, Estimate | str] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from compbench.capture import Session
 from compbench.errors import CompbenchError, PluginError, SettingsError, UnsupportedError
 from compbench.measure.step import Step
 from compbench.registry import Reference, Registry
+from compbench.run.averaging import WeightAverage
+from compbench.run.carrying import Carried
 from compbench.run.exhaustion import out_of_memory
 from compbench.run.lean import PlainMeta
 from compbench.run.result import Status
-from compbench.run.training import DivergedError, example_order, make_optimizer
+from compbench.run.training import DivergedError, Record, example_order, make_optimizer, train
 from compbench.seeds import generator, stream
-from compbench.suite.cell import Cell, PluginReference
+from compbench.suite.cell import Cell, PluginReference, Training
 from compbench.workloads.abilities import FromFiles, Verifying
 from compbench.workloads.base import Data
 
@@ -45,6 +48,9 @@ class Prepared:
     Attributes:
         order: the training examples of every step, ``(steps, batch_size)``.
         sources: hashes of the files that define strategy and workload.
+        settings: how it is trained.
+        carried: what one training step hands on to the next; None: nothing.
+        average: the moving average of the weights; None: there is none.
     """
 
     registry: Registry
@@ -54,6 +60,33 @@ class Prepared:
     order: Tensor
     optimizer: torch.optim.AdamW
     sources: dict[str, str]
+    settings: Training
+    carried: Carried | None
+    average: WeightAverage | None
+
+    def train(self, record: Record, after: Callable[[int], None], order: Tensor | None = None) -> None:
+        """Trains the model, the session being open, with all that belongs to its training; see :func:`train`.
+
+        Args:
+            record: where the loss curve goes.
+            after: called after each step with the number of steps done.
+            order: the examples of the steps, where not all of them are trained.
+
+        Raises:
+            DivergedError: a loss that is not finite.
+        """
+        train(
+            self.step,
+            self.session,
+            self.data.train,
+            self.order if order is None else order,
+            self.optimizer,
+            self.settings,
+            record,
+            after,
+            self.carried,
+            self.average,
+        )
 
 
 def prepare(cell: Cell) -> Prepared:
@@ -86,7 +119,18 @@ def prepare(cell: Cell) -> Prepared:
     sources = registry.sources(workload) | registry.sources(compressor)
     if isinstance(workload, FromFiles):
         sources |= workload.data_files()
-    return Prepared(registry, step, session, data, order, make_optimizer(model, cell.training), sources)
+    return Prepared(
+        registry,
+        step,
+        session,
+        data,
+        order,
+        make_optimizer(model, cell.training),
+        sources,
+        cell.training,
+        Carried.of(step),
+        None if cell.training.ema is None else WeightAverage(model, cell.training.ema),
+    )
 
 
 def _check_source(kind: str, reference: PluginReference, found: Reference) -> None:

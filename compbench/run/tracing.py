@@ -31,7 +31,7 @@ from compbench.run.result import Status
 from compbench.run.scheduler import Scheduler
 from compbench.run.slots import plan_slots
 from compbench.run.trace_folder import DESCRIPTION
-from compbench.run.training import Record, train
+from compbench.run.training import Record
 from compbench.run.turns import Turns
 from compbench.suite.cell import Cell
 
@@ -89,9 +89,8 @@ def trace_cell(cell: Cell, folder: Path, settings: TraceSettings, warmup: int) -
     try:
         prepared = prepare(cell)
         order = prepared.order[:warmup]
-        with prepared.session as session:
-            data, optimizer = prepared.data.train, prepared.optimizer
-            train(prepared.step, session, data, order, optimizer, cell.training, Record(), _no_probe)
+        with prepared.session:
+            prepared.train(Record(), _no_probe, order)
             return trace_prepared(cell, prepared, settings, folder, len(order))
     except Exception as error:
         status, reason = ended_by(error)

@@ -278,6 +278,27 @@ def test_under_other_routes_drift_looks_at_the_strategys_own_sites(folder, compb
     assert all(site["strategy_rank_last"] is not None for site in sites.values())
 
 
+CARRYING = """
+name: carrying
+workload: {name: sudoku, box: 2, clues: 12, train_puzzles: 32, validation_puzzles: 8, hidden: 16, heads: 2, inner: 24,
+  supervision_steps: 3}
+arms: {laser: {laser: {rank: 4, max_rank: 16}}}
+matrix: {depth: [2], seed: [0]}
+training: {steps: 6, batch_size: 8, warmup_steps: 1, ema: 0.9}
+measuring: {time_pairs: 0, validation_points: 0, gradient_cosine: false}
+device: cpu
+"""
+
+
+def test_states_that_are_carried_are_carried_when_a_training_is_repeated(folder, compbench):
+    (folder / "carrying.yaml").write_text(CARRYING)
+    assert compbench("run", "carrying.yaml", "--jobs", "1")[0] == 0
+    status, _, told = compbench("analyse", "trajectory", "carrying.yaml", "--snapshots", "2", "--set", "examples=8")
+    assert status == 0, told
+    (path,) = (folder / "results/carrying/analyses").glob("*/trajectory.json")
+    assert json.loads(path.read_text())["same_training"] is True
+
+
 def test_a_record_that_is_not_ok_is_refused(folder, compbench):
     store, key = Store(folder / "results" / "tiny"), cells(folder)["laser"].key
     record = store.result(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Callable
@@ -121,6 +122,53 @@ def test_a_strategy_that_asks_for_values_is_named_and_the_rest_is_there(compbenc
     assert "not estimable" in out
     assert "mine: arm 'mine' is not estimable: asking.py, line 7, in encode() asks for a tensor's value" in out
     assert any(line.split()[:2] == ["int8", "2"] and "kB" in line for line in out.splitlines())
+
+
+ASKING_MODEL = """
+import torch
+
+
+class Workload:
+    def build(self):
+        return torch.nn.Linear(8, 8)
+
+    def batches(self, split, seed):
+        yield {"x": torch.randn(64, 8)}
+
+    def loss(self, model, batch):
+        output = model(batch["x"])
+        return output.square().mean() if output.abs().max().item() > 0 else output.mean()
+
+    def evaluate(self, model, batch):
+        return {"error": model(batch["x"]).square().mean(dim=1)}
+"""
+
+
+def test_a_model_that_asks_for_values_is_named_with_its_line(compbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "asking_model.py").write_text(ASKING_MODEL)
+    (tmp_path / "own.yaml").write_text(
+        "name: own\nworkload: {module: 'asking_model:Workload'}\narms: {none: none, int8: int8}\n"
+        "matrix: {depth: [1], seed: [0]}\ntraining: {steps: 2, batch_size: 8}\ndevice: cpu\n"
+    )
+    status, out, _ = compbench("plan", "own.yaml", "--jobs", "1")
+    assert status == 1
+    assert (
+        "none, int8: the model is not estimable: asking_model.py, line 14, in loss() asks for a tensor's value" in out
+    )
+
+
+def test_csv_is_one_table(compbench: Command) -> None:
+    arguments = ("plan", "tiny.yaml", "--jobs", "1", "--only", "arm=laser", "--only", "depth=2", "--format", "csv")
+    whole, sites = (list(csv.DictReader(compbench(*arguments, *more)[1].splitlines())) for more in ((), ("--sites",)))
+    assert [row["arm"] for row in whole] == ["laser"]
+    assert {row["site"] for row in sites} > {"block.mlp/mlp_96", "block.attn/attn_96"}
+
+
+def test_a_family_is_that_of_a_workload(compbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text((SUITE % "cpu").replace("matrix: {", "matrix: {hidden: [32, 64], "))
+    _, out, _ = compbench("plan", "tiny.yaml", "--jobs", "1", "--only", "arm=int8", "--only", "depth=2")
+    assert "of `hidden=32` 3 seeds and 4 comparisons" in out
+    assert "of `hidden=64` 3 seeds and 4 comparisons" in out
 
 
 def test_a_suite_for_a_device_that_is_not_here_is_planned(compbench: Command, tmp_path: Path) -> None:

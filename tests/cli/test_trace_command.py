@@ -19,7 +19,7 @@ from compbench.cli.trace_command import how_to_open
 from compbench.errors import StoreError
 from compbench.registry import Registry
 from compbench.report.traces import COLUMNS, as_csv, growth_table, kinds_table, write_operators
-from compbench.run import tracing
+from compbench.run import preparing, tracing
 from compbench.run.cell_process import Limits
 from compbench.run.environment import Environment
 from compbench.run.preparing import Prepared
@@ -218,7 +218,7 @@ def test_a_cell_that_fails_leaves_no_file_and_is_told_with_its_log(
     def fails(*_: object) -> None:
         raise ArithmeticError("no luck today")
 
-    monkeypatch.setattr(tracing, "train", fails)
+    monkeypatch.setattr(preparing, "train", fails)
     failed = trace_cell(cell, tmp_path / "trace", TraceSettings(1), 1)
     assert (failed.status, failed.reason, failed.trace) == ("failed", "ArithmeticError: no luck today", None)
     assert not (tmp_path / "trace").exists()

@@ -37,6 +37,7 @@ STRATEGIES: dict[str, Any] = {
     "row_sample": "row_sample",
     "laser": {"laser": {"rank": 4, "max_rank": 32, "fidelity": 0.99, "patience": 100}},
     "laser, of half the width": {"laser": {"rank": 16, "max_rank": 16}},  # pays by the calls that share a basis alone
+    "hosvd": {"hosvd": {"energy": 0.9}},
     "hosvd, ranks alike": {"hosvd": {"energy": 0.9, "ranks": "shared"}},
     "lance by energy": {"lance": {"rank": 32, "energy": 0.9}},
     "lance, calibrated late": {"lance": {"rank": 4, "warmup": 2}},

@@ -55,18 +55,10 @@ def _graceful(evidence: Evidence) -> Finding:
 
 
 def _lance_is_stale(evidence: Evidence) -> Finding:
-    results = evidence.results(SUITE)
-    pairs = results.paired("laser", "lance")
-    ours, theirs = _columns(pairs)
-    kept, stale = numbers(ours, fidelity, "fidelity"), numbers(theirs, fidelity, "fidelity")
-    cosines = [fmean(numbers(column, gradient_cosine, "gradient cosine")) for column in (ours, theirs)]
-    number_ = (
-        f"fidelity at the end {fmean(stale):.3f} (LANCE) and {fmean(kept):.3f} (LASER), gradient cosine "
-        f"{cosines[1]:.3f} and {cosines[0]:.3f}, {results.seeds(pairs)}"
-    )
+    kept, stale, told = _beside_laser(evidence, "lance", "LANCE")
     lower = all(a - b >= LOWER for a, b in zip(kept, stale, strict=True))
     why = "The basis comes from the first step and never moves. LANCE as published calibrates on a pretrained model."
-    return Finding(holds(lower), number_, why)
+    return Finding(holds(lower), told.replace("fidelity", "fidelity at the end", 1), why)
 
 
 def _lance_below_oracle(evidence: Evidence) -> Finding:
@@ -95,18 +87,24 @@ def _epoch_0_is_unlike(evidence: Evidence) -> Finding:
 
 
 def _loract_is_fresh(evidence: Evidence) -> Finding:
-    results = evidence.results(SUITE)
-    pairs = results.paired("laser", "loract")
-    ours, theirs = _columns(pairs)
-    kept, fresh = numbers(ours, fidelity, "fidelity"), numbers(theirs, fidelity, "fidelity")
-    cosines = [fmean(numbers(column, gradient_cosine, "gradient cosine")) for column in (ours, theirs)]
-    told = (
-        f"fidelity {fmean(fresh):.3f} (LoRAct) and {fmean(kept):.3f} (LASER), gradient cosine {cosines[1]:.3f} and "
-        f"{cosines[0]:.3f}, {results.seeds(pairs)}"
-    )
+    kept, fresh, told = _beside_laser(evidence, "loract", "LoRAct")
     not_lower = all(b >= a - LOWER for a, b in zip(kept, fresh, strict=True))
     why = "A basis made from the call that it encodes can't be stale; sampled columns may still make a worse one."
     return Finding(holds(not_lower), told, why)
+
+
+def _beside_laser(evidence: Evidence, arm: str, called: str) -> tuple[list[float], list[float], str]:
+    """Fidelities of LASER and of another arm, paired by seed, and both with gradient cosines in words."""
+    results = evidence.results(SUITE)
+    pairs = results.paired("laser", arm)
+    ours, theirs = _columns(pairs)
+    kept, other = numbers(ours, fidelity, "fidelity"), numbers(theirs, fidelity, "fidelity")
+    cosines = [fmean(numbers(column, gradient_cosine, "gradient cosine")) for column in (ours, theirs)]
+    told = (
+        f"fidelity {fmean(other):.3f} ({called}) and {fmean(kept):.3f} (LASER), gradient cosine {cosines[1]:.3f} and "
+        f"{cosines[0]:.3f}, {results.seeds(pairs)}"
+    )
+    return kept, other, told
 
 
 def _one_subspace(evidence: Evidence) -> Finding:
