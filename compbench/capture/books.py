@@ -124,6 +124,7 @@ class Books:
                 "index": book.site.index,
                 "device": str(book.generator.device),
                 "last_calls": book.last_calls,
+                "met": book.met,
                 "codec": book.codec.state_dict(),
             }
             for book in self
@@ -139,4 +140,5 @@ class Books:
                 raise CaptureError(f"the state has a codec for site {site.name}, which this session leaves as it is")
             book.codec.load_state_dict(saved["codec"])
             book.last_calls = saved["last_calls"]
+            book.met = saved.get("met", True)  # which earlier states do not have
             self._books[(site.module, site.role, site.index, "")] = book

@@ -394,13 +394,18 @@ class Session:
     @property
     def skips_update(self) -> bool:
         """Whether the strategy asks that the step which comes next be not followed by an update of the weights."""
-        return any(book.codec.skips_update() for book in self._books if book.codec is not None and not book.reason)
+        codecs = (book.codec for book in self._books if book.met and not book.reason)
+        return any(codec.skips_update() for codec in codecs if codec is not None)
 
     def statistics(self) -> dict[str, float]:
-        """The codecs' figures over all sites: integers are counts and are added, floating-point numbers averaged."""
+        """The codecs' figures over the sites of the last step.
+
+        Integers are counts and are added, floating-point numbers averaged. A site that the last step did not meet, such
+        as one that is computed again since, would tell of long ago.
+        """
         gathered: dict[str, list[float]] = {}
         for book in self._books:
-            if book.codec is not None and book.last_calls and not book.reason:
+            if book.codec is not None and book.met and not book.reason:
                 for name, value in book.codec.statistics().items():
                     gathered.setdefault(name, []).append(value)
         return {

@@ -126,6 +126,7 @@ class SiteBook:
         self.calls = 0
         self.raw_bytes = 0
         self.last_calls = 0
+        self.met = False  # by the last step
         self.last: SiteReport | None = None
         self.checked: set[type[Payload]] = set()
 
@@ -147,7 +148,8 @@ class SiteBook:
 
     def close_step(self) -> None:
         """Makes the step's counts the last step's, and starts anew."""
-        self.last = self.report() if self.calls else None
+        self.met = bool(self.calls)
+        self.last = self.report() if self.met else None
         self.last_calls = self.calls or self.last_calls
         self.abandon_step()
 
