@@ -21,13 +21,17 @@ def _plain(function: Any) -> Any:
     return getattr(function, "__wrapped__", function)
 
 
-class LeanAdamW(torch.optim.AdamW):
-    """AdamW; its methods are torch's own, without the wrappers that import the compiler."""
+class LeanOptimizer(torch.optim.Optimizer):
+    """An optimiser; what it has from torch's base class is without the wrappers that import the compiler."""
 
     add_param_group = _plain(torch.optim.Optimizer.add_param_group)
     zero_grad = _plain(torch.optim.Optimizer.zero_grad)
     state_dict = _plain(torch.optim.Optimizer.state_dict)
     load_state_dict = _plain(torch.optim.Optimizer.load_state_dict)
+
+
+class LeanAdamW(LeanOptimizer, torch.optim.AdamW):
+    """AdamW; its methods are torch's own, without those wrappers."""
 
     step: Any = torch.no_grad()(_plain(torch.optim.AdamW.step))
 

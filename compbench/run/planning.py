@@ -21,10 +21,10 @@ from compbench.measure.foresight import Extreme, Foresights, Statistics
 from compbench.registry import Registry
 from compbench.run.estimate import Estimator
 from compbench.run.known_ranks import KnownRanks
+from compbench.run.optimizers import make_optimizer
 from compbench.run.result import CellResult
 from compbench.run.step_making import StepMaker
 from compbench.run.straight_lines import LINE_POINTS, on_a_line
-from compbench.run.training import make_optimizer
 from compbench.suite.cell import Cell
 
 Basis = Literal["shapes", "results", "bounds", "usual"]

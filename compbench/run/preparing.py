@@ -18,8 +18,9 @@ from compbench.run.averaging import WeightAverage
 from compbench.run.carrying import Carried
 from compbench.run.exhaustion import out_of_memory
 from compbench.run.lean import PlainMeta
+from compbench.run.optimizers import make_optimizer
 from compbench.run.result import Status
-from compbench.run.training import DivergedError, Record, example_order, make_optimizer, train
+from compbench.run.training import DivergedError, Record, example_order, train
 from compbench.seeds import generator, stream
 from compbench.suite.cell import Cell, PluginReference, Training
 from compbench.workloads.abilities import FromFiles, Verifying
@@ -58,7 +59,7 @@ class Prepared:
     session: Session
     data: Data
     order: Tensor
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     sources: dict[str, str]
     settings: Training
     carried: Carried | None
@@ -94,7 +95,7 @@ def prepare(cell: Cell) -> Prepared:
 
     Raises:
         PluginError: a plugin is not the one that the suite was validated with, or can't be loaded.
-        SettingsError: the device is not there, or a batch is larger than the training set.
+        SettingsError: the device or the optimiser's package is not there, or a batch is larger than the training set.
     """
     registry = Registry.load(Path(cell.plugins_dir) if cell.plugins_dir else None)
     workload = registry.workload(cell.workload.name, **cell.workload.fields).at_depth(cell.depth)

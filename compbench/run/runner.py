@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from compbench.errors import StoreError
+from compbench.errors import SettingsError, StoreError
 from compbench.registry import Registry
 from compbench.run.causes import Cause, by_cause
 from compbench.run.cell_process import GRACE_SECONDS, Command, Limits, ProcessEnd, cell_command, utc_now
@@ -18,6 +18,7 @@ from compbench.run.executor import Ended, Executor, Lost, Started, Stopping
 from compbench.run.executors import ExecutorRequest, make_executor
 from compbench.run.keeping import Keeper
 from compbench.run.machine import describe_machine
+from compbench.run.optimizers import check_optimizer
 from compbench.run.pending import Pending
 from compbench.run.policy import (
     FAIL_FAST,
@@ -143,11 +144,13 @@ class SuiteRunner:
         """Runs the cells that are called for; nothing is run when anything about the request is wrong.
 
         Raises:
-            SettingsError: The device is not there, or a pattern of ``only`` matches nothing.
+            SettingsError: The device or the package of an optimiser is not there, or a pattern of ``only`` matches
+                nothing.
             StoreError: The results folder can't be written, or is a newer compbench's.
         """
         executor, device = self._executor()
         cells, selected = self._cells(device)
+        self._check_optimizers(selected)
         store = Store.create(self.options.results, self.suite.name, self.warn)
         with store.claims() as claims:
             before = store.stamps()
@@ -179,6 +182,7 @@ class SuiteRunner:
         """
         executor, device = self._executor()
         cells, selected = self._cells(device)
+        self._check_optimizers(selected)
         store = Store(self.options.results / self.suite.name, self.warn)
         results = store.results(cell.key for cell in cells)
         plan = self._plan(executor, selected, self._pending(selected, results), Estimator(results.values()))
@@ -208,6 +212,24 @@ class SuiteRunner:
         """Those of the selected cells that are to be run, in the order in which they start."""
         called_for = to_run(selected, results, self.options.rerun)
         return interleaved(reconsidered(selected, called_for, results, self.options.skip))
+
+    def _check_optimizers(self, selected: Sequence[Cell]) -> None:
+        """Whether the optimisers are here of the cells that are to be run; others need none.
+
+        What the machines of a cluster have is not known here.
+
+        Raises:
+            SettingsError: The package of one is not installed.
+        """
+        if self.options.executor != "local":
+            return
+        try:
+            for cell in selected:
+                check_optimizer(cell.training)
+        except SettingsError:
+            results = Store(self.options.results / self.suite.name, self.warn).results(cell.key for cell in selected)
+            for cell in self._pending(selected, results):
+                check_optimizer(cell.training)
 
     def _plan(
         self, executor: Executor, selected: Sequence[Cell], pending: Sequence[Cell], estimator: Estimator

@@ -1,4 +1,4 @@
-"""The training of one cell: AdamW over a fixed order of examples, inside a session."""
+"""The training of one cell: an optimiser over a fixed order of examples, inside a session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from compbench.measure.step import Step
 from compbench.records import Batch, Metric
 from compbench.run.averaging import WeightAverage
 from compbench.run.carrying import Carried
-from compbench.run.lean import LeanAdamW
 from compbench.seeds import generator
 from compbench.suite.cell import Training
 
@@ -92,22 +91,12 @@ def example_order(examples: int, settings: Training, seed: int) -> Tensor:
     return torch.cat(epochs)[: settings.steps * settings.batch_size].view(settings.steps, settings.batch_size)
 
 
-def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
-    """AdamW with the settings' peak learning rate."""
-    return LeanAdamW(
-        model.parameters(),
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-    )
-
-
 def train(
     step: Step,
     session: Session | None,
     data: Batch,
     order: Tensor,
-    optimizer: torch.optim.AdamW,
+    optimizer: torch.optim.Optimizer,
     settings: Training,
     record: Record,
     probe: Callable[[int], None],

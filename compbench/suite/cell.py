@@ -7,21 +7,29 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from compbench.capture.settings import CaptureSettings
 from compbench.measure.allocator import Allocator
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+"""The decay rate of a moment; at 1 it would take nothing in."""
+
 
 class Training(BaseModel):
-    """How a model is trained: AdamW with linear warm-up, then cosine decay to zero unless the schedule is another."""
+    """How a model is trained: linear warm-up, then cosine decay to zero unless the schedule is another."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch_size: int = Field(64, ge=1, description="examples in a batch")
+    optimizer: Literal["adamw", "adam_atan2"] = Field(
+        "adamw",
+        description="adamw, or adam_atan2: an arctangent in the place of the quotient, as in the reference Tiny "
+        "Recursive Model (extra atan2)",
+    )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate, reached after the warm-up")
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
     schedule: Literal["cosine", "constant"] = Field(
@@ -35,7 +43,7 @@ class Training(BaseModel):
         "null: the weights themselves",
     )
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates of the two moments")
+    betas: tuple[_Beta, _Beta] = Field((0.9, 0.95), description="the optimiser's decay rates of the two moments")
     gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; null: no clipping")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="fp32, or bf16 autocast over fp32 parameters")
 

@@ -19,7 +19,7 @@ from compbench.measure.memory import StepMemory, step_memory
 from compbench.measure.step import Step
 from compbench.records import Batch
 from compbench.registry import Registry
-from compbench.run.training import make_optimizer
+from compbench.run.optimizers import make_optimizer
 from compbench.seeds import generator
 from compbench.suite.cell import Training
 
@@ -126,6 +126,24 @@ def test_the_optimisers_state_is_static(made: tuple[Step, Batch], registry: Regi
     moments = 2 * sum(parameter.nbytes for parameter in step.model.parameters())
     counts = 4 * len(list(step.model.parameters()))  # a step counter each
     assert found.static_bytes == sum(sizes) + moments + counts
+
+
+def test_the_references_optimiser_is_estimated(made: tuple[Step, Batch], registry: Registry) -> None:
+    step, batch = made
+    training = Training(optimizer="adam_atan2", batch_size=8)
+    found = estimate(step, None, ROUTES[0], batch, partial(make_optimizer, settings=training))
+    sizes = [tensor.nbytes for tensor in (*step.model.parameters(), *step.model.buffers())]
+    assert found.static_bytes == sum(sizes) + 2 * sum(parameter.nbytes for parameter in step.model.parameters())
+    optimizer, session = (
+        make_optimizer(step.model, training),
+        Session(step.model, registry.compressor("none"), ROUTES[0]),
+    )
+    with session:
+        memory = [step_memory(step, session, batch, optimizer) for _ in range(2)][-1]
+    state = [value for of_one in optimizer.state.values() for value in of_one.values() if isinstance(value, Tensor)]
+    assert found.static_bytes == sum(sizes) + sum(tensor.nbytes for tensor in state)
+    assert (found.saved_bytes, found.peak_phase) == (memory.saved_bytes, memory.peak_phase)
+    assert found.peak_delta_bytes == pytest.approx(memory.peak_bytes, rel=0.01)
 
 
 def test_extremes_enclose_what_a_training_comes_to(

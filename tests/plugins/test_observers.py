@@ -56,7 +56,7 @@ def run_of_three_cells():
 def test_settings_are_flat_and_read_as_the_suite_does():
     flat = settings(started(arm="mine"))
     assert (flat["arm"], flat["depth"], flat["workload.name"], flat["does"]) == ("mine", 4, "echo", "ok")
-    assert flat["training.betas"] == "[0.9, 0.95]"
+    assert (flat["training.betas"], flat["training.optimizer"]) == ("[0.9, 0.95]", "adamw")
     assert json.loads(flat["strategy"]) == "mine"
     chain = started() | {"strategy": [{"name": "laser", "fields": {"rank": 8}}, {"name": "int8", "fields": {}}]}
     assert json.loads(settings(chain)["strategy"]) == [{"laser": {"rank": 8}}, "int8"]

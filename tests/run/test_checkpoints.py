@@ -111,6 +111,20 @@ def test_a_training_that_was_killed_twice_is_bit_identical_to_one_that_was_not(s
     assert final_weights[0] == final_weights[1]
 
 
+def test_the_state_of_the_references_optimiser_is_saved_as_well(path, final_weights):
+    cell = make_cell("laser").model_copy(
+        update={"training": Training(optimizer="adam_atan2", steps=12, batch_size=8, warmup_steps=2, ema=0.9)}
+    )
+    whole = run_cell(cell)
+    with pytest.raises(Killed):
+        run_cell(cell, Interrupted(path, cell, [5], 6))
+    torch.manual_seed(99)
+    result = run_cell(cell, Interrupted(path, cell))
+    assert (whole.status, result.resumed_from) == ("ok", [5])
+    assert outcome(result) == outcome(whole)
+    assert final_weights[0] == final_weights[1]
+
+
 def damaged(data: bytes, how: str) -> bytes:
     middle = len(data) // 2
     return {

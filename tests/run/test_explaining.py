@@ -61,11 +61,12 @@ def test_without_any_record_that_is_what_is_said(store):
 
 def test_every_setting_that_has_changed_is_named_with_both_values(store):
     keep(store, make_cell())
-    wanted = make_cell(training=Training(steps=500, gradient_clip=None), device="cuda")
+    wanted = make_cell(training=Training(steps=500, optimizer="adam_atan2", gradient_clip=None), device="cuda")
     found = explain(store, wanted)
     assert found.details[1] == f"no record; the nearest is {make_cell().key} (ok), from which it differs:"
     assert found.details[2:] == [
         "  training.steps: 1000 -> 500",
+        "  training.optimizer: adamw -> adam_atan2",
         "  training.gradient_clip: 1.0 -> None",
         "  device: cpu -> cuda",
     ]

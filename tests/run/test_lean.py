@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -56,7 +57,8 @@ def test_modules_made_without_memory_are_given_it_as_they_are() -> None:
     assert torch.equal(real.weight, nn.Linear(5, 2).weight)
 
 
-def test_a_cell_does_not_load_the_compiler(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "adam_atan2"])
+def test_a_cell_does_not_load_the_compiler(optimizer: str, tmp_path: Path) -> None:
     small = {"grid": 5, "train_mazes": 8, "validation_mazes": 4, "hidden": 16, "heads": 1, "inner": 16}
     cell = Cell(
         suite="lean",
@@ -65,13 +67,14 @@ def test_a_cell_does_not_load_the_compiler(tmp_path: Path) -> None:
         seed=0,
         workload=PluginReference(name="trm_maze", fields=small),
         strategy=(PluginReference(name="int8"),),
-        training=Training(steps=2, batch_size=2, warmup_steps=0),
+        training=Training(steps=2, batch_size=2, warmup_steps=0, optimizer=optimizer),
         measuring=Measuring(memory=False, time_pairs=0, gradient_cosine=False, flops=False),
     )
     (tmp_path / "spec.json").write_text(cell.model_dump_json())
     code = (
         "import sys; from compbench.run.cell import main; main(sys.argv[1:]); "
-        "print([name for name in ('torch._dynamo', 'torch._inductor') if name in sys.modules])"
+        "print([name for name in ('torch._dynamo', 'torch._inductor') if name in sys.modules]); "
+        "print('adam_atan2_pytorch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "spec.json"), str(tmp_path / "out.json")],
@@ -79,4 +82,4 @@ def test_a_cell_does_not_load_the_compiler(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == ["ok ", "[]"], done.stderr
+    assert done.stdout.splitlines() == ["ok ", "[]", str(optimizer == "adam_atan2")], done.stderr

@@ -15,6 +15,7 @@ from compbench.errors import SettingsError, StoreError
 from compbench.run.progress import Progress
 from compbench.run.runner import RunOptions, SuiteRunner
 from compbench.run.store import Store
+from compbench.suite.cell import Training
 from tests.run import fake_cells
 from tests.run.fake_suites import FakeRegistry, all_end, make_suite, pids_in
 
@@ -81,6 +82,25 @@ def test_a_second_run_has_nothing_to_do_and_starts_nothing(runs):
     assert runs.printed == ""
     assert second.exit_status == 0
     assert runs.store.suite().command == "compbench run fake"
+
+
+def test_an_optimiser_without_its_package_is_told_before_any_cell_runs(runs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "adam_atan2_pytorch", None)  # as if it were not installed
+    suite = make_suite("ok", seeds=(0, 1))
+    first, second = suite.variants[0], replace(suite.variants[0], arm="laser2")
+    asked = replace(second, training=Training(optimizer="adam_atan2"))
+    mixed = replace(suite, variants=(first, asked), arms=dict.fromkeys(("laser", "laser2")))
+    with pytest.raises(SettingsError, match=r"^optimizer 'adam_atan2' needs .*: pip install 'compbench\[atan2\]'$"):
+        runs.run(mixed)
+    assert runs.registry.told == []
+    assert not runs.results.exists()
+    assert runs.run(mixed, only=["arm=laser"]).ran == 2  # which needs none
+    monkeypatch.undo()
+    assert runs.run(mixed).ran == 2
+    monkeypatch.setitem(sys.modules, "adam_atan2_pytorch", None)
+    assert runs.run(mixed).ran == 0  # what is there is read without it
+    with pytest.raises(SettingsError, match="adam_atan2"):
+        runs.run(mixed, rerun="all")
 
 
 def test_a_run_does_only_what_is_missing(runs):

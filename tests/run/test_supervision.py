@@ -15,7 +15,8 @@ from compbench.registry import Registry
 from compbench.run.averaging import WeightAverage, weights_of
 from compbench.run.carrying import Carried
 from compbench.run.cell import run_cell
-from compbench.run.training import Record, evaluate, example_order, learning_rate_factor, make_optimizer, train
+from compbench.run.optimizers import make_optimizer
+from compbench.run.training import Record, evaluate, example_order, learning_rate_factor, train
 from compbench.run.training_state import TrainingState
 from compbench.seeds import generator
 from compbench.suite.cell import Cell, PluginReference, Training
@@ -201,7 +202,8 @@ def test_a_constant_rate_stays_after_the_warmup() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["none", "int8"])
-def test_the_profile_is_trained_by_the_same_cell(strategy: str) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "adam_atan2"])
+def test_the_profile_is_trained_by_the_same_cell(optimizer: str, strategy: str) -> None:
     fields = {**FIELDS, "profile": "trm", "supervision_steps": 3, "prefix": 2}
     cell = Cell(
         suite="s",
@@ -210,7 +212,7 @@ def test_the_profile_is_trained_by_the_same_cell(strategy: str) -> None:
         seed=0,
         workload=PluginReference(name="mazes", fields=fields),
         strategy=(PluginReference(name=strategy),),
-        training=Training(steps=6, batch_size=8, schedule="constant", ema=0.9, gradient_clip=None),
+        training=Training(optimizer=optimizer, steps=6, batch_size=8, schedule="constant", ema=0.9, gradient_clip=None),
         measuring={"time_pairs": 0, "flops": False},
     )
     result = run_cell(cell)

@@ -14,12 +14,12 @@ from compbench.capture.settings import CaptureSettings
 from compbench.errors import SettingsError
 from compbench.measure.step import Step
 from compbench.registry import Registry
+from compbench.run.optimizers import make_optimizer
 from compbench.run.training import (
     Record,
     evaluate,
     example_order,
     learning_rate_factor,
-    make_optimizer,
     train,
     weights_hash,
 )

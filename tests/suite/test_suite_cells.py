@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
+
 from compbench.suite.cell import Cell, PluginReference
 from tests.suite.conftest import SUITE, Bench
+
+ROOT = Path(__file__).parents[2]
 
 
 def keys(bench: Bench, text: str) -> set[str]:
@@ -159,3 +166,22 @@ def test_a_copy_of_a_cell_has_its_own_key_and_a_known_key_makes_no_cell_another(
     assert cell == cell.model_copy()
     assert cell.key == cell.model_copy(update={"suite": "b"}).key
     assert Cell.model_validate_json(cell.model_dump_json()) == cell
+
+
+@pytest.mark.parametrize("folder", ["small", "questions"])
+def test_published_records_are_still_those_of_their_cells(folder: str) -> None:
+    files = sorted((ROOT / "results" / folder).glob("*/cells/*.json"))
+    assert len(files) > 50
+    for file in files:
+        record, _ = json.JSONDecoder().raw_decode(file.read_text())  # its last line is a seal
+        assert Cell.model_validate(record["cell"]).key == record["key"] == file.stem
+
+
+def test_the_optimiser_is_part_of_a_key_unless_it_is_the_default(bench: Bench) -> None:
+    plain = keys(bench, SUITE)
+    assert keys(bench, SUITE + "training: {optimizer: adamw}\n") == plain
+    other = keys(bench, SUITE + "training: {optimizer: adam_atan2}\n")
+    assert len(other) == len(plain)
+    assert not other & plain
+    labels = {cell.label for cell in bench.load(SUITE + "  optimizer: [adamw, adam_atan2]\n").cells(bench.registry)}
+    assert "sketch optimizer=adam_atan2" in labels

@@ -217,6 +217,14 @@ BAD = {
         SUITE + "training:\n  betas: [0.9]\n",
         "11: training: betas is [0.9] (allowed: a list of 2 values",
     ),
+    "training_beta": (
+        SUITE + "training:\n  betas: [0.9, 1]\n",
+        "11: training: betas.1 is 1 (allowed: a number >= 0 and < 1)",
+    ),
+    "training_optimizer": (
+        SUITE + "training:\n  optimizer: adam\n",
+        "11: training: optimizer is 'adam' (allowed: 'adamw' or 'adam_atan2')",
+    ),
     "training_infinite": (SUITE + "training:\n  learning_rate: 1e999\n", "11: '1e999' can't be read as float"),
     "capture": (
         SUITE + "capture: {attention: row}\n",
@@ -357,13 +365,15 @@ def test_sections_that_are_left_empty_have_their_defaults(bench: Bench) -> None:
 def test_everything_of_a_suite_arrives(bench: Bench) -> None:
     suite = bench.load(
         SUITE
-        + "description: Mazes, small.\ntraining: {steps: 30, learning_rate: 1e-3, betas: [0.9, 1]}\n"
+        + "description: Mazes, small.\n"
+        + "training: {steps: 30, learning_rate: 1e-3, optimizer: adam_atan2, betas: [0, 0.95]}\n"
         + "measuring: {time_pairs: 0}\ncapture: {attention: raw}\nmargins: {solved: 0.05, token_accuracy: 5e-3}\n"
         + "device: cpu\nthreads: 2\ntimeout_seconds: 3600\ncheckpoint_minutes: 0.5\n"
         + "memory_limit: 8GB\nexecutor: {local: {jobs: 3}}\n"
     )
     assert suite.description == "Mazes, small."
-    assert (suite.training.steps, suite.training.learning_rate, suite.training.betas) == (30, 0.001, (0.9, 1.0))
+    assert (suite.training.steps, suite.training.learning_rate, suite.training.betas) == (30, 0.001, (0.0, 0.95))
+    assert suite.training.optimizer == "adam_atan2"
     assert (suite.measuring.time_pairs, suite.capture.attention) == (0, "raw")
     assert suite.margins == {"solved": 0.05, "token_accuracy": 0.005}
     assert (suite.device, suite.threads, suite.timeout_seconds) == ("cpu", 2, 3600.0)
