@@ -50,8 +50,8 @@ class _AsTheReference(LeanOptimizer):
         p -= lr / (1 - beta1^t) * atan2(m, sqrt(v / (1 - beta2^t)))
 
     ``AdamAtan2`` corrects ``m`` within the arctangent, ``a * atan2(m / (1 - beta1^t), b * sqrt(v / (1 - beta2^t)))``:
-    in the first step that is smaller by a fifth, with ``a`` and ``b`` of 1, and the same in the end. An arctangent
-    depends on the ratio of its arguments alone, so that with ``a = b = 1 / (1 - beta1^t)`` it is the reference's.
+    with ``a = b = 1`` and ``beta1 = 0.9`` the first step is smaller by a fifth, and late ones are the same. An
+    arctangent depends on the ratio of its arguments alone, so that ``a = b = 1 / (1 - beta1^t)`` is the reference's.
     Parameters count their gradients each by itself, and are therefore a group each.
     """
 

@@ -43,12 +43,15 @@ def model() -> nn.Sequential:
 @pytest.mark.parametrize("weight_decay", [0.0, 1.0])
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.0, 0.5)])
 @pytest.mark.parametrize("steps", [1, 7])
-def test_adam_atan2_is_the_references(steps: int, betas: tuple[float, float], weight_decay: float) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-15), (torch.float32, 3e-7)])
+def test_adam_atan2_is_the_references(
+    dtype: torch.dtype, tolerance: float, steps: int, betas: tuple[float, float], weight_decay: float
+) -> None:
     settings = Training(optimizer="adam_atan2", betas=betas, weight_decay=weight_decay, learning_rate=7e-4)
-    trained = model()
+    trained = model().to(dtype)
     optimizer = make_optimizer(trained, settings)
     parameters = list(trained.parameters())
-    formulas = [Formula(parameter.detach().numpy(), settings) for parameter in parameters]
+    formulas = [Formula(parameter.detach().double().numpy(), settings) for parameter in parameters]
     draw = np.random.default_rng(1)
     for step, rate in enumerate(RATES[:steps]):
         for group in optimizer.param_groups:
@@ -58,12 +61,12 @@ def test_adam_atan2_is_the_references(steps: int, betas: tuple[float, float], we
             gradient = draw.normal(size=parameter.shape) * 10.0 ** draw.integers(-12, 3, size=parameter.shape)
             gradient[0] = 0
             left_out = index == 1 and step % 3 == 1
-            parameter.grad = None if left_out else torch.from_numpy(gradient)
+            parameter.grad = None if left_out else torch.from_numpy(gradient).to(dtype)
             if not left_out:
                 formula.step(gradient, rate)
         optimizer.step()
         for parameter, formula in zip(parameters, formulas, strict=True):
-            np.testing.assert_allclose(parameter.detach().numpy(), formula.parameter, rtol=0, atol=1e-15)
+            np.testing.assert_allclose(parameter.detach().numpy(), formula.parameter, rtol=0, atol=tolerance)
 
 
 def test_it_is_blind_to_the_gradients_scale() -> None:
