@@ -94,6 +94,9 @@ def test_an_optimiser_without_its_package_is_told_before_any_cell_runs(runs, mon
         runs.run(mixed)
     assert runs.registry.told == []
     assert not runs.results.exists()
+    elsewhere = RunOptions(results=runs.results, executor="slurm")  # what its machines have is not known here
+    plan, _ = SuiteRunner(mixed, runs.registry, elsewhere, Progress, runs.warnings.append).preview()
+    assert len(plan.pending) == 4
     assert runs.run(mixed, only=["arm=laser"]).ran == 2  # which needs none
     monkeypatch.undo()
     assert runs.run(mixed).ran == 2
