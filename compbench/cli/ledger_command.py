@@ -22,9 +22,9 @@ page.
 
 \b
 Examples:
-  compbench ledger results/small results/paper results                         print the page
-  compbench ledger results/small results/paper results --write docs/paper.md
-  compbench ledger results/small --check docs/paper.md                         is the page that of these results?
+  compbench ledger results/small results/paper results/questions results              print the page
+  compbench ledger results/small results/paper results/questions results --write docs/paper.md
+  compbench ledger results/small --check docs/paper.md      is the page that of these results?
 
 Exit status: 0 done, 1 --check and the page is another, 2 bad input.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compbench.ledger.claims import distribution, geometry, method, predictions, table_1, table_2, theory
+from compbench.ledger.claims import distribution, elsewhere, geometry, method, predictions, table_1, table_2, theory
 
 TITLE = "LASER: Low-Rank Activation SVD for Efficient Recursion (Çakar, Raghu and Zheng, arXiv 2604.17224)"
 
@@ -12,6 +12,7 @@ CHAPTERS = (
     method.CHAPTER,
     geometry.CHAPTER,
     distribution.CHAPTER,
+    elsewhere.CHAPTER,
     theory.CHAPTER,
     predictions.CHAPTER,
 )

@@ -147,19 +147,6 @@ def _smooth(evidence: Evidence) -> Finding:
     return Finding(holds(least >= SMOOTH), told, "Exact PCA of a quarter of the width; snapshots are evenly spread.")
 
 
-def _sharing_concentrates(_: Evidence) -> Finding:
-    why = (
-        "It is a statement about a cause, and needs a twin of the model whose calls have weights of their own. No "
-        "suite has one; that it is tested on one task and one width is said in the paper's own limitations."
-    )
-    return Finding("can't be tested at this scale", "", why)
-
-
-def _other_models(_: Evidence) -> Finding:
-    why = "A conjecture about models of 1.4 to 2.6 billion parameters; the paper says that it remains to be tested."
-    return Finding("can't be tested at this scale", "", why)
-
-
 CHAPTER = Chapter(
     "The geometry of activations (sections 3.1, 3.3 and 6, Figure 4)",
     [
@@ -246,16 +233,6 @@ CHAPTER = Chapter(
             _outperforms,
         ),
         Claim(
-            "G-sharing",
-            "sections 3.1, 3.5 and 6",
-            "Weight-sharing is what concentrates activations along few directions.",
-            "needs a control without weight-sharing",
-            ("no suite has one",),
-            "-",
-            "A model whose calls have weights of their own, at equal width and data.",
-            _sharing_concentrates,
-        ),
-        Claim(
             "G-smooth",
             "sections 3.3 and 6",
             "The subspace evolves smoothly enough over training for one power iteration a step.",
@@ -264,16 +241,6 @@ CHAPTER = Chapter(
             TRAINED,
             "Snapshots that are closer together.",
             _smooth,
-        ),
-        Claim(
-            "G-elsewhere",
-            "section 6 (LoopLM, other architectures)",
-            "The same structure is expected in other looped models.",
-            "needs such models",
-            ("no suite has one",),
-            "-",
-            "Such models, trained.",
-            _other_models,
         ),
     ],
 )
