@@ -89,11 +89,16 @@ def step_memory(
 
 
 def measure_memory(
-    step: Step, session: Session, batch: Batch, optimizer: torch.optim.Optimizer | None, training_peak_saved_bytes: int
+    step: Step,
+    session: Session,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer | None,
+    training_peak_saved_bytes: int,
+    warm_up: bool = True,
 ) -> Memory:
     """Measures a step under the strategy and an uncompressed one, on the same batch.
 
-    Each is measured after a warm-up step of its own, so that libraries' workspaces and optimiser state are there.
+    Each is measured after a step of its own, so that libraries' workspaces and optimiser state are there.
 
     Args:
         step: the model.
@@ -101,12 +106,15 @@ def measure_memory(
         batch: the examples of a training step.
         optimizer: takes part in the step; its learning rate should be zero, so that weights stay.
         training_peak_saved_bytes: the most that was held for backward in any training step.
+        warm_up: whether that step is still to be done; else there were one of each since the last evaluation.
     """
     plain = Session(step.model, Uncompressed(), CaptureSettings())
     with session.paused(), plain:
-        step_memory(step, plain, batch, optimizer)
+        if warm_up:
+            step_memory(step, plain, batch, optimizer)
         uncompressed = step_memory(step, plain, batch, optimizer)
-    step_memory(step, session, batch, optimizer)
+    if warm_up:
+        step_memory(step, session, batch, optimizer)
     compressed = step_memory(step, session, batch, optimizer)
     step.clear_gradients()
     return Memory(

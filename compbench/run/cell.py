@@ -1,11 +1,10 @@
 """One cell's life, in a process of its own: ``python -m compbench.run.cell SPEC OUT [--checkpoint FILE]``.
 
 SPEC is a cell as JSON; OUT is where its record goes, whole or not at all; FILE is where its training is saved now and
-then, from which another such process goes on. Three passes follow one another: training
-(accuracy), a few steps under instruments (memory), and interleaved steps without any (time); the last steps count the
-arithmetic. Gradients are compared with the exact ones early and at the end of training. With ``--trace FOLDER`` a few
-more steps are traced when all that is done and the record is written, so that no figure of it knows of them. The exit
-status is 0 whenever a record was written.
+then, from which another such process goes on. Passes follow one another: training (accuracy), a few steps under
+instruments (arithmetic, memory), and interleaved steps without any (time). Gradients are compared with the exact ones
+early and at the end of training. With ``--trace FOLDER`` a few more steps are traced when all that is done and the record is
+written, so that no figure of it knows of them. The exit status is 0 whenever a record was written.
 """
 
 from __future__ import annotations
@@ -157,17 +156,25 @@ def _run(cell: Cell, findings: _Findings, checkpointer: Checkpointer | None) -> 
         findings.values["statistics"] = session.statistics()
 
         batch = step.batch(data.train, order[0])
-        if cell.measuring.memory:
-            findings.memory = measure_memory(step, session, batch, optimizer, findings.training.peak_saved_bytes)
         # A strategy that compresses nothing is plain autograd: its time ratio shows the noise of this measurement.
         timed = session if session.compresses else None
         with nullcontext() if timed else session.paused():
-            if cell.measuring.time_pairs:
-                with turns.alone() as alone:
-                    found = measure_time(step, timed, batch, cell.measuring.time_pairs)
-                findings.time = found.model_copy(update={"alone": alone})
             if cell.measuring.flops:
                 findings.arithmetic = measure_arithmetic(step, timed, batch)
+        if cell.measuring.memory:
+            # The steps that were counted have warmed up what the memory pass would.
+            findings.memory = measure_memory(
+                step,
+                session,
+                batch,
+                optimizer,
+                findings.training.peak_saved_bytes,
+                warm_up=findings.arithmetic is None,
+            )
+        if cell.measuring.time_pairs:
+            with nullcontext() if timed else session.paused(), turns.alone() as alone:
+                found = measure_time(step, timed, batch, cell.measuring.time_pairs)
+            findings.time = found.model_copy(update={"alone": alone})
         yield prepared
 
 

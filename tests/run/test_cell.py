@@ -58,6 +58,17 @@ def test_a_cell_records_all_its_passes() -> None:
     assert CellResult.model_validate_json(result.model_dump_json()) == result
 
 
+@pytest.mark.parametrize("strategy", [("laser", {"rank": 8, "max_rank": 64}), ("int8", {})])
+def test_memory_is_the_same_whether_or_not_operations_are_counted(strategy: tuple[str, dict[str, object]]) -> None:
+    # The steps that are counted warm up what the memory pass would: the strategy has as many behind it either way.
+    whole = cell(strategy)
+    without = whole.model_copy(update={"measuring": whole.measuring.model_copy(update={"flops": False})})
+    counted, uncounted = run_cell(whole), run_cell(without)
+    assert uncounted.arithmetic is None
+    counted, uncounted = (result.memory.model_dump(exclude={"process_peak_bytes"}) for result in (counted, uncounted))
+    assert counted == uncounted
+
+
 @pytest.mark.parametrize(
     ("strategy", "exactness"), [(["checkpoint"], "exact"), (["recompute"], "exact"), (["checkpoint", "int8"], "lossy")]
 )
