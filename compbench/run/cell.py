@@ -3,8 +3,8 @@
 SPEC is a cell as JSON; OUT is where its record goes, whole or not at all; FILE is where its training is saved now and
 then, from which another such process goes on. Passes follow one another: training (accuracy), a few steps under
 instruments (arithmetic, memory), and interleaved steps without any (time). Gradients are compared with the exact ones
-early and at the end of training. With ``--trace FOLDER`` a few more steps are traced when all that is done and the record is
-written, so that no figure of it knows of them. The exit status is 0 whenever a record was written.
+early and at the end of training. With ``--trace FOLDER`` a few more steps are traced when all that is done and the
+record is written, so that no figure of it knows of them. The exit status is 0 whenever a record was written.
 """
 
 from __future__ import annotations
