@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import compbench
 from compbench.capture import CaptureSettings
 
 # Small tensors on many threads of a busy machine wait for each other: one thread is several times faster.
 torch.set_num_threads(1)
+
+# Nor does a busy machine tell anything about the code under test.
+settings.register_profile("compbench", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("compbench")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

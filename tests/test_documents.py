@@ -19,7 +19,7 @@ from compbench.registry import Registry
 from compbench.run.cell import run_cell
 from compbench.scaffold import compressor_files, package_files, write_new
 from compbench.suite import load_suite
-from compbench.suite.loader import shipped_suites
+from compbench.suite.shipped import shipped_suites
 
 ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "docs" / "write_a_compressor.md"

@@ -20,7 +20,7 @@ from pathlib import Path
 import compbench
 from compbench.registry import Registry, default_plugins_dir
 from compbench.suite import load_suite
-from compbench.suite.loader import shipped_suites
+from compbench.suite.shipped import shipped_suites
 registry = Registry.load(default_plugins_dir())
 suite = load_suite("quick", registry)
 print(json.dumps({

@@ -23,7 +23,7 @@ from compbench.run.runner import RunOptions, RunOutcome, SuiteRunner
 from compbench.run.selection import Rerun
 from compbench.suite import load_suite
 from compbench.suite.executors import ExecutorName
-from compbench.suite.loader import check_memory_limit
+from compbench.suite.head import check_memory_limit
 
 HELP = """
 Runs a suite and prints its table.

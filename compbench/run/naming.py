@@ -15,7 +15,7 @@ from compbench.run.result import CellResult
 from compbench.run.store import Store
 from compbench.suite import load_suite
 from compbench.suite.cell import Cell
-from compbench.suite.loader import shipped_suites
+from compbench.suite.shipped import shipped_suites
 from compbench.suite.suite import Suite
 
 

@@ -6,21 +6,17 @@ the file: it is kept, with the reason, and the other arms run.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-import torch
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
+from pydantic import BaseModel
 
 from compbench.capture.settings import CaptureSettings
-from compbench.errors import CompbenchError, Problem, SettingsError, SuiteError, nearest, unknown
+from compbench.errors import CompbenchError, SettingsError, SuiteError, unknown
 from compbench.fields import FieldProblem, FieldsError, Location, in_words
 from compbench.measure.metric_names import metric_names
 from compbench.registry import Registry
@@ -28,59 +24,17 @@ from compbench.suite.arms import Arm, arm_axis, read_arms
 from compbench.suite.cell import Measuring, PluginReference, Training
 from compbench.suite.checking import Axis, Checker, Choice, choices, construct_at, what_it_says
 from compbench.suite.executors import Executors
+from compbench.suite.head import DEVICES_ELSEWHERE, Head, HeadElsewhere, available_devices, default_device
+from compbench.suite.shipped import find_suite, read_suite
 from compbench.suite.source import Source
-from compbench.suite.suite import CHECKPOINT_MINUTES, Suite, Variant
+from compbench.suite.suite import Suite, Variant
 from compbench.workloads.base import Workload
 from compbench.workloads.own import own_workload
 
 Section = TypeVar("Section", bound=BaseModel)
 
 _REQUIRED = ("name", "workload", "arms", "matrix")
-SMALLEST_MEMORY_LIMIT = 10**9
-"""Bytes; a process that has loaded torch on a CPU has asked for 0.4 GB before it does anything."""
-
-DEVICES_ELSEWHERE = ("cpu", "cuda")
-"""The devices that a suite can name where others place its cells; which GPU it is, they say."""
-
 _SMALLEST = {"depth": 1, "seed": 0}
-
-
-class _Head(BaseModel):
-    """The keys of a suite that are plain values."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    description: str = ""
-    margins: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
-    lower_is_better: list[str] = []
-    device: str | None = None
-    threads: int | None = Field(None, ge=1)
-    timeout_seconds: float | None = Field(None, gt=0)
-    checkpoint_minutes: float = Field(CHECKPOINT_MINUTES, ge=0, allow_inf_nan=False)
-    memory_limit: ByteSize | None = None
-
-    @field_validator("memory_limit")
-    @classmethod
-    def _leaves_room_to_begin(cls, memory_limit: ByteSize | None) -> ByteSize | None:
-        if memory_limit is not None:
-            check_memory_limit(memory_limit)
-        return memory_limit
-
-    @field_validator("name")
-    @classmethod
-    def _names_a_folder(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(?<!\.)", name):
-            raise ValueError("it names a folder (allowed: letters, digits, _, - and ., a letter or digit first)")
-        return name
-
-    @field_validator("device")
-    @classmethod
-    def _is_there(cls, device: str | None) -> str | None:
-        available = available_devices()
-        if device is not None and device not in available:
-            raise ValueError(f"no such device here (available: {', '.join(available)})")
-        return device
 
 
 _KEYS = (
@@ -89,35 +43,8 @@ _KEYS = (
     "measuring",
     "capture",
     "executor",
-    *(key for key in _Head.model_fields if key != "name"),
+    *(key for key in Head.model_fields if key != "name"),
 )
-
-
-def check_memory_limit(memory_limit: int) -> None:
-    """Whether a cell's process can begin under this limit.
-
-    Raises:
-        ValueError: It can't.
-    """
-    if memory_limit < SMALLEST_MEMORY_LIMIT:
-        raise ValueError("torch alone takes a good part of that (allowed: 1GB or more)")
-
-
-class _HeadElsewhere(_Head):
-    """The same for cells that run on other machines: which devices those have is not known here."""
-
-    @field_validator("device")
-    @classmethod
-    def _is_there(cls, device: str | None) -> str | None:
-        if device not in (None, *DEVICES_ELSEWHERE):
-            raise ValueError(f"not to be had from a cluster (allowed: {', '.join(DEVICES_ELSEWHERE)})")
-        return device
-
-
-def available_devices() -> list[str]:
-    """The devices that a suite can name here."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
 
 
 def load_suite(
@@ -144,47 +71,11 @@ def load_suite(
     if device is not None and device not in there:
         where = "on a cluster" if elsewhere else "here"
         raise SettingsError(f"no device '{device}' {where} (available: {', '.join(there)})")
-    file = Path(path_or_name)
-    shipped = shipped_suites()
-    found: Path | Traversable = file
-    if not file.is_file():
-        found = shipped.get(str(path_or_name)) or _missing(file, shipped)
-    try:
-        text = found.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise SuiteError([Problem(str(found), f"can't be read: {error.strerror}")]) from error
-    except UnicodeDecodeError as error:
-        raise SuiteError([Problem(str(found), f"not UTF-8 text: byte {error.start} is {error.reason}")]) from error
+    found = find_suite(path_or_name)
+    text = read_suite(found)
     source = Source.parse(text, str(found))
-    suite = _Loader(source, registry, device, _HeadElsewhere if elsewhere else _Head, check_metrics).suite()
+    suite = _Loader(source, registry, device, HeadElsewhere if elsewhere else Head, check_metrics).suite()
     return replace(suite, text=text)
-
-
-def shipped_suites() -> dict[str, Traversable]:
-    """The suites that come with compbench, by name; those of a folder as ``small/table1``, after the others."""
-    try:
-        folder = resources.files("compbench_suites")
-    except ModuleNotFoundError:
-        return {}
-    found = _suites_in(folder)
-    for inner in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if inner.is_dir():
-            found |= {f"{inner.name}/{name}": file for name, file in _suites_in(inner).items()}
-    return found
-
-
-def _suites_in(folder: Traversable) -> dict[str, Traversable]:
-    files = sorted(folder.iterdir(), key=lambda entry: entry.name)
-    return {entry.name.removesuffix(".yaml"): entry for entry in files if entry.name.endswith(".yaml")}
-
-
-def _missing(file: Path, shipped: Mapping[str, Traversable]) -> NoReturn:
-    names = ", ".join(shipped) or "none"
-    what = "is not a file" if file.exists() else "there is no such file"
-    folders = {name.rpartition("/")[0] for name in shipped} - {""}
-    wanted = f"{file.parent.name}/{file.stem}" if file.parent.name in folders else file.stem
-    message = f"{what}, and no shipped suite of that name{nearest(wanted, shipped)} (shipped: {names})"
-    raise SuiteError([Problem(str(file), message)])
 
 
 @dataclass
@@ -197,7 +88,7 @@ class _Axes:
 
 class _Loader:
     def __init__(
-        self, source: Source, registry: Registry, device: str | None, head: type[_Head], check_metrics: bool
+        self, source: Source, registry: Registry, device: str | None, head: type[Head], check_metrics: bool
     ) -> None:
         self._head_model = head
         self._check_metrics = check_metrics
@@ -268,7 +159,7 @@ class _Loader:
             measuring=measurings[0][1],
             capture=captures[0][1],
             margins=head.margins,
-            device=head.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=head.device or default_device(),
             threads=head.threads,
             timeout_seconds=head.timeout_seconds,
             checkpoint_minutes=head.checkpoint_minutes,
@@ -294,12 +185,12 @@ class _Loader:
             self._checker.add((), f"{what} (allowed: a mapping with the keys {', '.join(_KEYS)})")
         raise SuiteError(self._checker.problems())
 
-    def _head(self) -> _Head:
+    def _head(self) -> Head:
         """The plain values; a stand-in where they are wrong, since other mistakes are still to be found."""
         given = {
             key: value
             for key, value in self._data.items()
-            if key in _Head.model_fields and (value is not None or key == "name")
+            if key in Head.model_fields and (value is not None or key == "name")
         }
         if self._device is not None:
             given["device"] = self._device
@@ -307,7 +198,7 @@ class _Loader:
         made = self._checker.attempt(
             choices([]), (), lambda choice: construct_at((), self._head_model, given, "", choice)
         )
-        return made[0][1] if made else _Head(name="wrong")
+        return made[0][1] if made else Head(name="wrong")
 
     def _lower_is_better(self, given: Sequence[str]) -> tuple[str, ...]:
         """The metrics of which less is better; that a plugin says otherwise of its own is noted."""

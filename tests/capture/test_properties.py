@@ -205,14 +205,14 @@ def same(program: Program, strategy: Compressor) -> None:
 
 
 @every_exact
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250, derandomize=True)
 @given(program=programs([*VIEWS, *VALUES]))
 def test_views_and_types(strategy: Compressor, program: Program) -> None:
     same(program, strategy)
 
 
 @every_exact
-@settings(max_examples=350, deadline=None, derandomize=True)
+@settings(max_examples=350, derandomize=True)
 @given(program=programs([*INSTRUCTIONS, *IN_PLACE]))
 def test_changes_in_place(strategy: Compressor, program: Program) -> None:
     same(program, strategy)
@@ -235,7 +235,7 @@ def unique_bytes(program: Program) -> int:
 
 
 @pytest.mark.parametrize("strategy", [Identity(), zoo.Nothing()], ids=lambda s: s.name)
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250, derandomize=True)
 @given(program=programs([*VIEWS, *VALUES, *IN_PLACE]))
 def test_reported_bytes_are_those_of_the_unique_storages(strategy: Compressor, program: Program) -> None:
     try:
@@ -349,7 +349,7 @@ STRATEGIES = [(0, Identity()), (1, zoo.Copy()), (0, zoo.Copy()), (0, Recompute()
 """On which model, and what."""
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(plan=st.lists(commands, min_size=3, max_size=12))
 def test_interleaved_sessions_passes_and_failures(plan: list[tuple]) -> None:
     loop, plain = Loop(), Loop()

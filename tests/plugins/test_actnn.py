@@ -202,7 +202,7 @@ def loss(C: list[float], bits: tuple[int, ...] | list[int]) -> float:
     return sum(c / (2**b - 1) ** 2 for c, b in zip(C, bits, strict=True))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=4), st.integers(1, 8), st.integers(0, 3))
 def test_of_equal_parts_the_greedy_allocation_is_the_best(C: list[float], average: int, more: int) -> None:
     spend = min(8 * len(C), average * len(C) + more)

@@ -18,7 +18,7 @@ from compbench_plugins.checkpoint import Checkpoint
 from compbench_plugins.gale import Gale
 from compbench_plugins.laser import Laser
 from compbench_plugins.recompute import Recompute
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -51,7 +51,6 @@ costs = st.one_of(st.just(0.0), st.floats(-12, 1).map(lambda power: 10.0**power)
 choices = st.lists(st.tuples(st.integers(1, 10**9), costs), min_size=1, max_size=4)
 
 
-@settings(deadline=None)
 @given(st.lists(choices, min_size=1, max_size=5), st.floats(0, 1))
 def test_the_plan_is_the_best_that_there_is(places: list[list[tuple[int, float]]], share: float) -> None:
     most = sum(max(size for size, _ in own) for own in places)
@@ -128,7 +127,6 @@ def test_tried_calls_are_spread_over_all(calls: int) -> None:
 
 
 @given(st.integers(1, 6), st.integers(0, 6), st.floats(0, 1), st.integers(0, 9))
-@settings(deadline=None)
 def test_the_sum_over_all_calls_is_estimated_by_some(tried: int, others: int, alike: float, seed: int) -> None:
     """What is alike in calls adds up, what is not cancels; with all of them there is nothing to estimate."""
     calls = tried + others

@@ -62,7 +62,7 @@ def test_the_contract_is_kept(check) -> None:
     check()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     arrays(
         np.float32,

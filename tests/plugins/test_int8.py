@@ -32,7 +32,7 @@ def blocks(X: NDArray[np.float32], granularity: str, size: int) -> list[tuple[sl
     return [(slice(n, n + 1), slice(d, d + size)) for n in range(rows) for d in range(0, width, size)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     arrays(
         np.float32,

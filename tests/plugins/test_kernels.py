@@ -70,7 +70,7 @@ def agree(strategy: Compressor, rows: int, width: int, seed: int, dtype: torch.d
 
 @needs_compiler
 @pytest.mark.parametrize("arm", ARMS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.integers(1, 40), width=st.integers(1, 20).map(lambda n: 16 * n), seed=st.integers(0, 1000))
 def test_codes_are_those_of_eager_kernels_bit_for_bit(arm: str, rows: int, width: int, seed: int) -> None:
     agree(ARMS[arm], rows, width, seed)

@@ -126,7 +126,7 @@ def test_a_day_that_is_none_is_not_there():
     assert "date-released" not in yaml.safe_load(written(day="yesterday"))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=20), st.sampled_from(WORDS))
 def test_both_versions_of_yaml_read_the_same_text(text, word):
     """A title such as `no` or `1e3` is no truth and no number, in YAML 1.1 as in 1.2."""

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compbench.report.cleaning import Cleaner, mentions, texts_in
@@ -78,7 +78,6 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(PIECES, max_size=8).map("".join))
 def test_clean_text_is_clean(text):
     """What was published once is published again as it is."""
@@ -86,7 +85,6 @@ def test_clean_text_is_clean(text):
     assert Cleaner([clean]).text(clean) == clean
 
 
-@settings(deadline=None)
 @given(st.lists(PIECES, max_size=8).map(" ".join))
 def test_whoever_has_a_home_folder_is_nowhere_a_word(text):
     clean = Cleaner([text]).text(text)

@@ -297,7 +297,7 @@ def record(arm, seed, value):
     return result(arm, seed=seed, metrics={"solved": value})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     reference=SCORES, arms=st.lists(SCORES, max_size=3), margin=st.sampled_from([0.001, 0.05, 0.5]), less=st.booleans()
 )

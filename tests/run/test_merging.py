@@ -89,7 +89,7 @@ def test_seeds_of_two_machines_of_one_kind_become_the_store_of_one_run(tmp_path)
     assert "joined from 2 stores (4 + 4 cells), which ran on Imaginary 9000, 2 cores." in render(both, "github")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(st.sets(st.integers(0, 2), min_size=1), min_size=3, max_size=6))
 def test_however_cells_are_spread_the_joined_store_has_each_once(tmp_path_factory, owners):
     """Each seed is in one to three of the stores; stores of an edited suite plan their own seeds alone."""

@@ -421,7 +421,7 @@ def test_a_missing_file_names_the_shipped_suites(bench: Bench, tmp_path: Path, m
     shipped = tmp_path / "quick.yaml"
     shipped.write_text(SUITE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("compbench.suite.loader.shipped_suites", lambda: {"quick": shipped})
+    monkeypatch.setattr("compbench.suite.shipped.shipped_suites", lambda: {"quick": shipped})
     for wanted in ("quik", "suites/quik.yaml", "suites/quick.yaml"):
         with pytest.raises(SuiteError) as error:
             load_suite(wanted, bench.registry)
@@ -439,7 +439,7 @@ def test_a_folder_does_not_hide_a_shipped_suite(bench: Bench, tmp_path: Path, mo
     shipped.write_text(SUITE)
     (tmp_path / "quick").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("compbench.suite.loader.shipped_suites", lambda: {"quick": shipped})
+    monkeypatch.setattr("compbench.suite.shipped.shipped_suites", lambda: {"quick": shipped})
     assert load_suite("quick", bench.registry).name == "small"
 
 

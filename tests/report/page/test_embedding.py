@@ -23,7 +23,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(JSON)
 @example({"</script><!--": ["<script>", "&lt;", "\u2028"]})
 def test_data_come_back_out_of_the_page_as_they_were(data):
