@@ -8,9 +8,10 @@ from typing import Any
 
 from compbench.run.checkpoints import peek
 from compbench.run.policy import reconsidered
+from compbench.run.reading import Reading, this_program
 from compbench.run.result import SCHEMA_VERSION, CellResult
 from compbench.run.selection import Rerun, to_run
-from compbench.run.store import Reading, Store, this_program
+from compbench.run.store import Store
 from compbench.suite.cell import Cell
 
 Sources = Callable[[Cell], Mapping[str, str]]

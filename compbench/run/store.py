@@ -18,30 +18,26 @@ Layout::
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from compbench.errors import StoreError, nearest
 from compbench.run.checkpoints import checkpoints_in
 from compbench.run.claims import Claims
 from compbench.run.files import folder_in_the_making, make_folder, remove_abandoned, replace_folder, write_atomically
-from compbench.run.machine import Machine, distribution_version
+from compbench.run.machine import Machine
 from compbench.run.merged import MergeRecord
+from compbench.run.reading import Reading, Record, cannot, read_record, this_program
 from compbench.run.result import CellResult
-from compbench.run.schema import CELL, MACHINE, MERGED, SUITE, NewerSchemaError, Schema, SchemaError
-from compbench.run.sealing import DamagedError, seal, unseal
+from compbench.run.schema import CELL, MACHINE, MERGED, SUITE
+from compbench.run.sealing import seal
 
-Record = TypeVar("Record", bound=BaseModel)
 Warn = Callable[[str], None]
 Stamp = tuple[int, int, int]
 """Of a file: when it was written, its inode and its size."""
@@ -65,25 +61,6 @@ class SuiteRecord(BaseModel):
     lower_is_better: list[str] = Field(default_factory=list, description="metrics of which less is better")
     keys: list[str] = Field(description="keys of all cells of the suite, in its order")
     command: str = Field("", description="the commands that made the results, a line each")
-
-
-@dataclass(frozen=True)
-class Reading(Generic[Record]):
-    """What was found in a record's place.
-
-    Attributes:
-        record: The record, if it can be used.
-        problem: Why it can't, in one line; empty where there is none, and where nothing is wrong.
-        schema_version: The version that it was written in; None where it doesn't say.
-        sealed: Whether its checksum was there, and right.
-        written_by: The program that wrote it, and its version; empty where it doesn't say.
-    """
-
-    record: Record | None = None
-    problem: str = ""
-    schema_version: int | None = None
-    sealed: bool = False
-    written_by: str = ""
 
 
 class Store:
@@ -121,7 +98,7 @@ class Store:
                 with tempfile.TemporaryFile(dir=folder):
                     pass
             except OSError as error:
-                raise _cannot("write to results folder", folder, error) from error
+                raise cannot("write to results folder", folder, error) from error
         for folder in (checkpoints_folder(store.directory), store.traces):
             with suppress(OSError):
                 remove_abandoned(folder)
@@ -187,7 +164,7 @@ class Store:
             make_folder(self.traces)
             replace_folder(folder, files)
         except OSError as error:
-            raise _cannot("write trace", folder, error) from error
+            raise cannot("write trace", folder, error) from error
 
     def save(self, result: CellResult) -> CellResult:
         """Keeps a record in place of an earlier one of the same cell, and returns it as kept.
@@ -221,7 +198,7 @@ class Store:
         Raises:
             StoreError: It was written by a newer compbench, or can't be read.
         """
-        reading = _read(self._cell_path(key), CellResult, CELL)
+        reading = read_record(self._cell_path(key), CellResult, CELL)
         if reading.record is not None and not key == reading.record.key == reading.record.cell.key:
             return Reading(problem=f"it is the record of another cell, '{reading.record.cell.key}'")
         return reading
@@ -301,7 +278,7 @@ class Store:
             StoreError: It was written by a newer compbench, or can't be read.
         """
         path = self.directory / "machines" / f"{digest}.json"
-        return self._usable(path, _read(path, Machine, MACHINE, digest))
+        return self._usable(path, read_record(path, Machine, MACHINE, digest))
 
     def copy_machine(self, digest: str, source: Store) -> Machine | None:
         """Takes a machine's description over from another store, byte for byte; None where it has none that holds.
@@ -329,7 +306,7 @@ class Store:
             StoreError: It was written by a newer compbench, or can't be read.
         """
         path = self.directory / "suite.json"
-        return self._usable(path, _read(path, SuiteRecord, SUITE))
+        return self._usable(path, read_record(path, SuiteRecord, SUITE))
 
     def save_suite_text(self, text: str) -> None:
         """Keeps the text of the suite's file.
@@ -341,7 +318,7 @@ class Store:
         try:
             write_atomically(path, text, self._durably)
         except OSError as error:
-            raise _cannot("write", path, error) from error
+            raise cannot("write", path, error) from error
 
     def suite_text(self) -> str | None:
         """The text of the suite's file; ``None`` where it was not kept, or is no text."""
@@ -354,7 +331,7 @@ class Store:
             self._warn(f"{path}: treated as missing: not UTF-8 text: byte {error.start} is {error.reason}")
             return None
         except OSError as error:
-            raise _cannot("read", path, error) from error
+            raise cannot("read", path, error) from error
 
     def save_merged(self, record: MergeRecord) -> None:
         """Keeps of which stores this one was made.
@@ -371,7 +348,7 @@ class Store:
             StoreError: It is there and can't be used: without it a table would hide what was left out.
         """
         path = self.directory / "merged.json"
-        reading = _read(path, MergeRecord, MERGED)
+        reading = read_record(path, MergeRecord, MERGED)
         if reading.problem:
             raise StoreError(f"{path}, which says what was left out when these stores were joined: {reading.problem}")
         return reading.record
@@ -382,11 +359,11 @@ class Store:
         try:
             data = original.read_bytes()
         except OSError as error:
-            raise _cannot("read", original, error) from error
+            raise cannot("read", original, error) from error
         try:
             write_atomically(path, data, self._durably)
         except OSError as error:
-            raise _cannot("write", path, error) from error
+            raise cannot("write", path, error) from error
 
     def _cell_path(self, key: str) -> Path:
         return self.directory / "cells" / f"{key}.json"
@@ -396,7 +373,7 @@ class Store:
         try:
             write_atomically(path, seal(content, this_program()), self._durably)
         except OSError as error:
-            raise _cannot("write", path, error) from error
+            raise cannot("write", path, error) from error
 
     def _usable(self, path: Path, reading: Reading[Record]) -> Record | None:
         if reading.problem:
@@ -417,7 +394,7 @@ def store_in_the_making(place: Path) -> Iterator[Path]:
             made = str(folder)
             yield folder
     except OSError as error:
-        raise _cannot("write", place, error) from error
+        raise cannot("write", place, error) from error
     except StoreError as error:
         if made and made in str(error):
             raise StoreError(str(error).replace(made, str(place))) from error
@@ -427,63 +404,6 @@ def store_in_the_making(place: Path) -> Iterator[Path]:
 def checkpoints_folder(directory: Path) -> Path:
     """Where the checkpoints of a suite are, in its own folder."""
     return directory / "checkpoints"
-
-
-def _read(path: Path, kind: type[Record], schema: Schema, digest: str = "") -> Reading[Record]:
-    """The record in a file.
-
-    Args:
-        path: The file; there need be none.
-        kind: What it holds.
-        schema: Its versions.
-        digest: The hash that its content must have, where its name says so.
-
-    Raises:
-        StoreError: It was written by a newer compbench, or can't be read.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return Reading()
-    except OSError as error:
-        raise _cannot("read", path, error) from error
-    version = None
-    try:
-        opened = unseal(data)
-        version = schema.version_of(opened.content)
-        sealed = schema.sealed_since is not None and version >= schema.sealed_since
-        if opened.checksum == "wrong" or (sealed and opened.checksum == "missing"):
-            raise DamagedError("its content is not what was written: the checksum is " + opened.checksum)
-        if digest and _hash(opened.content) != digest:
-            raise DamagedError("its content does not have the hash of its name")
-        record = kind.model_validate(schema.upgrade(opened.content))
-    except NewerSchemaError as error:
-        raise StoreError(_newer(path, error, opened.written_by)) from error
-    except (DamagedError, SchemaError) as error:
-        return Reading(problem=str(error), schema_version=version)
-    except ValidationError as error:
-        return Reading(problem=_first_mistake(error), schema_version=version)
-    return Reading(record, "", version, opened.checksum == "right", opened.written_by)
-
-
-@cache
-def this_program() -> str:
-    """What records say of who wrote them."""
-    return f"compbench {distribution_version('compbench')}"
-
-
-def _hash(content: dict[str, object]) -> str:
-    """What :attr:`Machine.hash` was when the content was written, whatever fields have come since."""
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _newer(path: Path, error: NewerSchemaError, written_by: str) -> str:
-    needed = f"needs {written_by} or newer" if written_by else "needs a newer compbench"
-    return (
-        f"{path}: {needed}: it has schema {error.found}, and {this_program()} reads up to "
-        f"{error.known}; upgrade compbench, or use another results folder"
-    )
 
 
 def result_folders(directory: Path) -> list[Path]:
@@ -500,13 +420,3 @@ def _no_results(directory: Path) -> str:
     beside = [folder.name for folder in result_folders(directory.parent)]
     allowed = f" (beside it: {', '.join(beside)})" if beside else ""
     return f"results folder {directory} {what}{nearest(directory.name, beside)}{allowed}"
-
-
-def _first_mistake(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
-
-
-def _cannot(what: str, path: Path, error: OSError) -> StoreError:
-    return StoreError(f"can't {what} {path}: {error.strerror or error}")
