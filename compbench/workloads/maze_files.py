@@ -8,6 +8,7 @@ space, start, goal and path.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -185,11 +186,11 @@ def _read_table(file: Path, side: int) -> tuple[Ids, Ids, list[int]]:
 def _text(file: Path) -> str:
     """A file's text, without the mark that some programs put in front of UTF-8."""
     try:
-        data = file.read_bytes()
+        data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise SettingsError(f"'{file}' can't be read: {error.strerror}") from error
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"'{file}', line {line}: no UTF-8 text, {error.reason}") from error
