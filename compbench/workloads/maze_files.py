@@ -45,10 +45,13 @@ def files_of(folder: Path, split: str) -> tuple[Form, list[Path]]:
         SettingsError: there is no such folder, or a file is missing.
     """
     try:
-        there = folder.is_dir()
-    except OSError as error:  # such as for want of permission
+        return _files_of(folder, split)
+    except OSError as error:  # such as for want of permission to look
         raise SettingsError(f"folder '{folder}' can't be read: {error.strerror}") from error
-    if not there:
+
+
+def _files_of(folder: Path, split: str) -> tuple[Form, list[Path]]:
+    if not folder.is_dir():
         raise SettingsError(f"there is no folder '{folder}' (expected: one with the files of Maze-Hard)")
     arrays = [folder / split / f"all__{part}.npy" for part in ("inputs", "labels")]
     table = folder / f"{split}.csv"
@@ -96,9 +99,20 @@ def _labels_are_of_their_mazes(inputs: Ids, labels: Ids, where: Callable[[int], 
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file that is read, by its name within the folder."""
+    """The SHA-256 of each file that is read, by its name within the folder.
+
+    Raises:
+        SettingsError: a file is missing or can't be read.
+    """
     files = [file for split in ("train", "test") for file in files_of(folder, split)[1]]
-    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(_bytes(file)).hexdigest() for file in files}
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"'{file}' can't be read: {error.strerror}") from error
 
 
 def write_look_alikes(folder: Path, side: int, train: int, test: int, seed: int, form: Form = "npy") -> None:
@@ -185,10 +199,7 @@ def _read_table(file: Path, side: int) -> tuple[Ids, Ids, list[int]]:
 
 def _text(file: Path) -> str:
     """A file's text, without the mark that some programs put in front of UTF-8."""
-    try:
-        data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as error:
-        raise SettingsError(f"'{file}' can't be read: {error.strerror}") from error
+    data = _bytes(file).removeprefix(codecs.BOM_UTF8)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -25,10 +25,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Puts back what forward passes change in a model: its buffers, and the random streams that its modules hold."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    held = [
-        value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Generator)
-    ]
-    streams = [(stream, stream.get_state()) for stream in held]
+    streams = [(stream, stream.get_state()) for stream in held_streams(model)]
     try:
         yield
     finally:
@@ -37,3 +34,9 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
         for stream, state in streams:
             stream.set_state(state)
+
+
+def held_streams(model: nn.Module) -> list[torch.Generator]:
+    """The random streams that are attributes of a model's modules, each once."""
+    values = [value for module in model.modules() for value in vars(module).values()]
+    return list(dict.fromkeys(value for value in values if isinstance(value, torch.Generator)))

@@ -12,6 +12,7 @@ from compbench.registry import Registry
 from compbench.run.cell import run_cell
 from compbench.suite import load_suite
 from compbench.workloads import own
+from tests.run.test_checkpoints import Interrupted, Killed
 
 GOOD = """
 import torch
@@ -304,3 +305,13 @@ def test_metrics_are_taken_in_evaluation_mode_and_steps_in_training_mode(tmp_pat
     for mode in ("eval", "train"):
         (other,) = cells(tmp_path, module("return {", f"model.{mode}()\n        return {{", text), depth=1)
         assert run_cell(other).loss_curve == result.loss_curve
+
+
+def test_streams_that_a_model_holds_are_saved_with_its_training(tmp_path, module):
+    (cell,) = cells(tmp_path, module(text=STATEFUL), depth=1)
+    whole = run_cell(cell)
+    with pytest.raises(Killed):
+        run_cell(cell, Interrupted(tmp_path / "cell.pt", cell, [2], 3))
+    resumed = run_cell(cell, Interrupted(tmp_path / "cell.pt", cell))
+    assert resumed.resumed_from == [2]
+    assert (resumed.loss_curve, resumed.metrics) == (whole.loss_curve, whole.metrics)
