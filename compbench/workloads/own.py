@@ -37,8 +37,8 @@ METHODS: Mapping[str, str] = {
 _EXAMPLES = 4
 """How many are tried out before the first step."""
 
-_LARGEST_SHARE = 0.5
-"""Of the machine's memory, that batches may take: one that never ends is told before it takes all."""
+_LARGEST_SHARE = 0.25
+"""Of the machine's memory, that batches may take before they are joined: what never ends is told before it takes all."""
 
 _TENSOR_BYTES = 1024
 """What a tensor takes besides its values, about; it counts where batches are small and many."""
@@ -329,7 +329,9 @@ def _copy(batch: Batch) -> Batch:
 def _checked(batch: object, first: Batch | None, where: str) -> Batch:
     """A batch as tensors on the CPU, if it is one and like the first."""
     if not isinstance(batch, Mapping) or not batch or not all(isinstance(v, Tensor) for v in batch.values()):
-        found = _kind(batch) if not isinstance(batch, Mapping) else f"a dictionary of {_kinds(batch.values())}"
+        pairs = batch.items() if isinstance(batch, Mapping) else ()
+        others = [f"{_kind(values)} for {name!r}" for name, values in pairs if not isinstance(values, Tensor)]
+        found = f"a dictionary with {', '.join(others) or 'nothing'}" if isinstance(batch, Mapping) else _kind(batch)
         raise PluginError(f"{where} is {found} (expected: a dictionary of tensors)")
     for name, values in batch.items():
         if values.layout != torch.strided or values.is_meta or values.is_nested:
@@ -357,7 +359,3 @@ def _kind(value: object) -> str:
         gradient = "" if value.requires_grad else ", without a gradient"
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}{gradient}"
     return f"{type(value).__name__}"
-
-
-def _kinds(values: Iterable[object]) -> str:
-    return ", ".join(dict.fromkeys(_kind(value) for value in values)) or "nothing"

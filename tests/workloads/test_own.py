@@ -172,6 +172,7 @@ def test_fields_are_checked_and_the_name_of_a_module_has_a_form(tmp_path, module
         ('yield {"x": torch.randn(size, self.width)}', "yield torch.randn(size, self.width)", "batch 0 is a tensor"),
         ("torch.randn(size, self.width)}", "torch.randn(size, size)}", "batch 1 has shapes .*12, 12.* batch 0"),
         ("self.width)}\n", 'self.width), "y": torch.zeros(3)}\n', "batch 0 has shapes .*the same first dimension"),
+        ("self.width)}\n", 'self.width), "names": ["a"]}\n', "batch 0 is a dictionary with list for 'names'"),
         ("for size in (20, 12)", "for size in ()", "gave no batch"),
         ("return nn.Sequential(*[", "return list([", "build gave list"),
         ("def build(self):", "def build(self, seed):", "build raised TypeError: .*missing 1 required"),
