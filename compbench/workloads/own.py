@@ -38,7 +38,7 @@ _EXAMPLES = 4
 """How many are tried out before the first step."""
 
 _LARGEST_SHARE = 0.25
-"""Of the machine's memory, that batches may take before they are joined: what never ends is told before it takes all."""
+"""Of the machine's memory, that batches may take before they are joined; what never ends is told so."""
 
 _TENSOR_BYTES = 1024
 """What a tensor takes besides its values, about; it counts where batches are small and many."""
