@@ -126,6 +126,7 @@ def _problem(model: type[BaseModel], fields: Mapping[str, Any], details: ErrorDe
     kind, location = details["type"], details["loc"]
     if kind in ("extra_forbidden", "missing") and isinstance(location[-1], str):
         schema = _schema_at(model, location[:-1])
+        schema = next((option for option in schema.get("anyOf", []) if "properties" in option), schema)
         name = location[-1]
         names: dict[str, Any] = schema.get("properties", {})
         prefix = f"in {'.'.join(map(str, location[:-1]))}: " if location[:-1] else ""
@@ -192,6 +193,11 @@ def _schema_at(model: type[BaseModel], location: Location) -> dict[str, Any]:
     """The JSON schema of one value in a model; empty where the schema doesn't say."""
     schema: dict[str, Any] = {"properties": _field_schemas(model)}
     for part in location:
+        # A field that may be null is one of several schemas; what is within it is told by the one that has something.
+        options = [
+            option for option in schema.get("anyOf", []) if option.keys() & {"properties", "items", "prefixItems"}
+        ]
+        schema = options[0] if len(options) == 1 else schema
         if isinstance(part, int):
             prefix = schema.get("prefixItems", [])
             inner = prefix[part] if part < len(prefix) else schema.get("items", {})

@@ -10,6 +10,7 @@ from torch import Tensor
 from compbench.capture import Session
 from compbench.measure.step import Step
 from compbench.records import Batch
+from compbench.workloads.model_state import left_as_it_was
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class GradientCosine:
 def gradient_cosine(step: Step, session: Session, batch: Batch) -> GradientCosine:
     """Compares the gradients of one batch with and without the strategy, at the same weights.
 
-    The session's bases are used as they are and stay so; ``.grad`` and torch's global generator are left untouched.
+    The session's bases are used as they are and stay so; ``.grad``, torch's global generator, the model's buffers and
+    the random streams that its modules hold are left untouched.
 
     Args:
         step: the model.
@@ -36,9 +38,9 @@ def gradient_cosine(step: Step, session: Session, batch: Batch) -> GradientCosin
         batch: examples, best such that were never trained on.
     """
     devices = [step.device] if step.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), session.paused():
+    with torch.random.fork_rng(devices), left_as_it_was(step.model), session.paused():
         exact = step.gradients(batch)
-    with torch.random.fork_rng(devices), session.probe():
+    with torch.random.fork_rng(devices), left_as_it_was(step.model), session.probe():
         compressed = step.gradients(batch)
     pairs = list(zip(exact, compressed, strict=True))
     return GradientCosine(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from compbench.records import Batch
 from compbench.workloads.abilities import Predicting
 from compbench.workloads.base import Workload
+from compbench.workloads.model_state import evaluating
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,15 @@ class Step:
             return self.workload.forward(self.model, batch)
 
     def prediction(self, batch: Batch) -> Any:
-        """What metrics are taken of: the output, unless the workload has it otherwise."""
-        if not isinstance(self.workload, Predicting):
-            return self.output(batch)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.workload.predict(self.model, batch)
+        """What metrics are taken of: the output, unless the workload has it otherwise.
+
+        The model is in evaluation mode meanwhile: without dropout, and with BatchNorm's running means.
+        """
+        with evaluating(self.model):
+            if not isinstance(self.workload, Predicting):
+                return self.output(batch)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+                return self.workload.predict(self.model, batch)
 
     def loss(self, batch: Batch, seen: Callable[[Any], None] | None = None) -> Tensor:
         """The scalar loss of a batch, with its graph; ``seen`` is handed the output."""

@@ -25,6 +25,7 @@ from compbench.seeds import generator, stream
 from compbench.suite.cell import Cell, PluginReference, Training
 from compbench.workloads.abilities import FromFiles, Verifying
 from compbench.workloads.base import Data
+from compbench.workloads.trying import try_transformers
 
 
 def ended_by(error: Exception) -> tuple[Status, str]:
@@ -95,7 +96,8 @@ def prepare(cell: Cell) -> Prepared:
 
     Raises:
         PluginError: a plugin is not the one that the suite was validated with, or can't be loaded.
-        SettingsError: the device or the optimiser's package is not there, or a batch is larger than the training set.
+        SettingsError: the device or the optimiser's package is not there, a batch is larger than the training set, a
+            model sees what it is to predict, or a pretrained one lacks weights.
     """
     registry = Registry.load(Path(cell.plugins_dir) if cell.plugins_dir else None)
     workload = registry.workload(cell.workload.name, **cell.workload.fields).at_depth(cell.depth)
@@ -114,6 +116,7 @@ def prepare(cell: Cell) -> Prepared:
     if isinstance(workload, Verifying):
         with torch.random.fork_rng(devices=()):
             workload.verify(model, data)
+    try_transformers(workload, model, data)
     step = Step(workload, model.to(device), device, cell.training.precision)
     order = example_order(len(next(iter(data.train.values()))), cell.training, cell.seed)
     session = Session(model, compressor, cell.capture, cell.seed)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compbench.capture import Session
 from compbench.capture.sites import SiteReport
-from compbench.errors import SettingsError
+from compbench.errors import PluginError, SettingsError
 from compbench.measure.step import Step
 from compbench.records import Batch, Metric
 from compbench.run.averaging import WeightAverage
@@ -163,7 +163,11 @@ def _is_point(number: int, steps: int, points: int) -> bool:
 
 
 def evaluate(step: Step, data: Batch, batch_size: int, extra: list[Metric]) -> dict[str, float]:
-    """Means over all held-out examples of the workload's metrics and of those that plugins add."""
+    """Means over all held-out examples of the workload's metrics and of those that plugins add.
+
+    Raises:
+        PluginError: they have other names from one batch to the next.
+    """
     examples = len(next(iter(data.values())))
     sums: dict[str, float] = {}
     with torch.no_grad():
@@ -172,6 +176,11 @@ def evaluate(step: Step, data: Batch, batch_size: int, extra: list[Metric]) -> d
             output = step.prediction(batch)
             values = dict(step.workload.metrics(output, batch))
             values |= {metric.name: metric.compute(step.workload, output, batch) for metric in extra}
+            if start and values.keys() != sums.keys():
+                raise PluginError(
+                    f"the metrics of examples {start} and on are {', '.join(values)} "
+                    f"(expected: {', '.join(sums)}, as of those before)"
+                )
             for name, per_example in values.items():
                 sums[name] = sums.get(name, 0.0) + per_example.double().sum().item()
     return {name: total / examples for name, total in sums.items()}
@@ -182,7 +191,7 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -31,6 +31,7 @@ from compbench.run.carrying import Carried
 from compbench.run.checkpoints import CheckpointError, Header, read_checkpoint, write_checkpoint
 from compbench.run.training import Record
 from compbench.state import StateError
+from compbench.workloads.model_state import held_streams
 
 
 class UnusableStateError(Exception):
@@ -76,6 +77,7 @@ class TrainingState:
             "carried": None if self.carried is None else self.carried.state,
             "average": None if self.average is None else self.average.values,
             "random": random_state(next(self.model.parameters()).device),
+            "held_streams": [stream.get_state() for stream in held_streams(self.model)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -102,6 +104,8 @@ class TrainingState:
         if self.average is not None:
             self.average.load(state["average"])
         set_random_state(state["random"], next(self.model.parameters()).device)
+        for stream, held in zip(held_streams(self.model), state.get("held_streams", ()), strict=False):
+            stream.set_state(held)
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-
 from compbench.capture import Session
 from compbench.measure.step import Step
 from compbench.records import Batch, Metric
 from compbench.run.training import evaluate
 from compbench.run.training_state import random_state, set_random_state
 from compbench.suite.cell import Training
+from compbench.workloads.model_state import left_as_it_was
 
 POINTS = 20
 """How often held-out metrics are taken over a training, unless that costs too much."""
@@ -44,11 +43,7 @@ def look(step: Step, session: Session, data: Batch, batch_size: int, extra: list
     Random streams and the model's buffers, which a forward pass may change, are put back.
     """
     streams = random_state(step.device)
-    buffers = [(buffer, buffer.clone()) for buffer in step.model.buffers()]
-    with session.paused():
+    with session.paused(), left_as_it_was(step.model):
         metrics = evaluate(step, data, batch_size, extra)
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
     set_random_state(streams, step.device)
     return metrics

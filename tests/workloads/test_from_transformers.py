@@ -1,15 +1,19 @@
 """Language models of ``transformers`` on the same tasks: from a config, seeded, and masked as the task needs."""
 
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 from pydantic import ValidationError
 
 from compbench.errors import SettingsError
+from compbench.fields import FieldsError, construct
+from compbench.measure.step import Step
 from compbench.workloads.sequences import Parity
 from compbench.workloads.sudoku import Sudoku
 from compbench.workloads.text import Text
+from compbench.workloads.trying import try_transformers
 
 transformers = pytest.importorskip("transformers")
 
@@ -87,6 +91,18 @@ def test_a_pretrained_model_is_taken_from_its_folder(tmp_path):
         longer.build(generator())
 
 
+def test_a_folder_that_lacks_weights_of_its_model_is_refused(tmp_path):
+    saved = text(GPT2).at_depth(2).build(generator(3)).model
+    saved.save_pretrained(tmp_path)
+    workload = Text(characters=2000, context=12, from_transformers={"pretrained": str(tmp_path)}).at_depth(2)
+    kept = {name: tensor for name, tensor in saved.state_dict().items() if ".h.1.mlp." not in name}
+    for weights, lacks in [(saved.state_dict(), ""), (kept, "transformer.h.1.mlp.c_fc.bias and 3 more")]:
+        saved.save_pretrained(tmp_path, state_dict=weights)
+        model, data = workload.build(generator()), workload.data(0)
+        with pytest.raises(SettingsError, match=lacks) if lacks else nullcontext():
+            try_transformers(workload, model, data)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -112,6 +128,48 @@ def test_a_causal_model_is_refused_where_answers_depend_on_what_comes():
     cheating = Text(characters=2000, context=12, from_transformers={"config": BERT, "kind": "masked"})
     with pytest.raises(SettingsError, match="kind is masked, but the task"):
         cheating.at_depth(1).build(generator())
+
+
+def tried(config, **fields):
+    workload = text(config, **fields).at_depth(2)
+    return workload, workload.build(generator()), workload.data(0)
+
+
+def test_a_model_that_sees_what_it_is_to_predict_is_refused():
+    """BERT's causal head has attention to all positions, whatever its name."""
+    with pytest.raises(SettingsError, match=r"sees the tokens that it is to predict .*is_decoder: true"):
+        try_transformers(*tried({**BERT, **QUIET}))
+    for config in ({**BERT, "is_decoder": True}, GPT2, LLAMA):
+        try_transformers(*tried(config))
+
+
+def test_trying_leaves_the_model_and_the_random_stream(monkeypatch):
+    workload, model, data = tried({**BERT, "is_decoder": True})
+    before, stream = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    try_transformers(workload, model, data)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_model_that_can_not_be_run_is_told():
+    with pytest.raises(SettingsError, match="can't be run on the task's tokens: RuntimeError"):
+        try_transformers(*tried({**LLAMA, "num_key_value_heads": 3}))
+
+
+def test_a_field_within_is_told_as_any_other():
+    with pytest.raises(FieldsError, match=r"from_transformers: unknown field 'confg'; did you mean 'config'"):
+        construct(Text, {"from_transformers": {"confg": {}}}, "text")
+    with pytest.raises(FieldsError, match=r"from_transformers.kind is 'mask' \(allowed: 'causal' or 'masked' or null"):
+        construct(Text, {"from_transformers": {"kind": "mask"}}, "text")
+
+
+def test_metrics_are_those_without_dropout():
+    workload, model, data = tried({**GPT2, "embd_pdrop": 0.5})
+    step = Step(workload, model, torch.device("cpu"))
+    first, again = (step.prediction(data.validation).logits for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(step.output(data.validation).logits, first)
 
 
 def test_fields_of_architectures_are_refused_beside_it():

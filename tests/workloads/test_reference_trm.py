@@ -253,6 +253,13 @@ def _rewritten(file, change):
         ),
         (lambda rows: rows[0].__setitem__(1, "question"), "line 1: no column 'q' .*found: source, question, a, rating"),
         (lambda rows: rows.__delitem__(slice(1, None)), "has no row"),
+        (lambda rows: rows[2].append("more"), "line 3: 5 columns .*expected: 4, as in line 1"),
+        (lambda rows: rows[0].__setitem__(slice(1, 3), ["a", "q"]), r"line 2: at position \d+ the label is 2, .* is 5"),
+        (
+            lambda rows: rows[2].__setitem__(2, rows[3][2]),
+            r"line 3: at position \d+ the label is \d, and the maze's is .*in another order",
+        ),
+        (lambda rows: rows[4].__setitem__(1, "#" * 200_000), "line 5 is no CSV: field larger"),
     ],
 )
 def test_a_table_with_a_mistake_is_told_with_its_line(tmp_path, change, message):
@@ -270,6 +277,9 @@ def test_a_table_with_a_mistake_is_told_with_its_line(tmp_path, change, message)
         (np.where(np.arange(49) == 17, 9, np.ones((4, 49), np.uint8)), "row 0, position 17: token 9 .*0 to 5"),
         (np.ones((3, 49), np.uint8), "has 3 rows .*expected: 4"),
         (np.array([{}], dtype=object), "no array that can be read"),
+        (np.zeros((4, 49), np.uint8), "row 0: the label is padding throughout"),
+        (np.ones((4, 49), np.uint8), r"row 0: at position \d+ the label is 1, and the maze's is 2"),
+        (np.full((4, 49), 5, np.uint8), "row 0: at position 0 the label is 5, and the maze's is 1"),
     ],
 )
 def test_an_array_with_a_mistake_is_told_with_its_row(tmp_path, array, message):
@@ -277,6 +287,60 @@ def test_an_array_with_a_mistake_is_told_with_its_row(tmp_path, array, message):
     np.save(tmp_path / "train" / "all__labels.npy", array)
     with pytest.raises(SettingsError, match=f"all__labels.npy'.*{message}"):
         read_split(tmp_path, "train", 7)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no array that can be read: EOFError"),
+        (b"PK\x03\x04no archive", "no array that can be read: BadZipFile"),
+        (
+            b"\x93NUMPY\x01\x00\x76\x00"
+            + b"{'descr': '|u1', 'fortran_order': False, 'shape': (999999999999, 49)}".ljust(117)
+            + b"\n",
+            "no array that can be read: MemoryError",
+        ),
+    ],
+)
+def test_a_file_that_is_no_array_is_told(tmp_path, content, message):
+    write_look_alikes(tmp_path, 7, train=4, test=2, seed=0)
+    (tmp_path / "train" / "all__inputs.npy").write_bytes(content)
+    with pytest.raises(SettingsError, match=f"all__inputs.npy' is {message}"):
+        read_split(tmp_path, "train", 7)
+
+
+def test_an_archive_of_arrays_is_told(tmp_path):
+    write_look_alikes(tmp_path, 7, train=4, test=2, seed=0)
+    with (tmp_path / "train" / "all__inputs.npy").open("wb") as stream:
+        np.savez(stream, np.ones((4, 49), np.uint8))
+    with pytest.raises(SettingsError, match="is an archive of arrays"):
+        read_split(tmp_path, "train", 7)
+
+
+def test_a_mark_in_front_of_a_table_is_passed_over_and_other_encodings_are_told_with_their_line(tmp_path):
+    write_look_alikes(tmp_path, 7, train=400, test=2, seed=0, form="csv")
+    table = tmp_path / "train.csv"
+    before, _ = read_split(tmp_path, "train", 7)
+    table.write_bytes(table.read_bytes().replace(b"source,q,a", b"q,a,source", 1).replace(b"look-alike,", b""))
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b",0\r\n", b",look-alike,0\r\n"))
+    after, _ = read_split(tmp_path, "train", 7)
+    assert (after == before).all()
+    table.write_bytes(table.read_bytes() + b"\xe4\r\n")  # far behind what is decoded at once
+    with pytest.raises(SettingsError, match=r"train\.csv', line 402: no UTF-8 text"):
+        read_split(tmp_path, "train", 7)
+
+
+def test_a_folder_that_can_not_be_looked_at_is_told(tmp_path):
+    with pytest.raises(SettingsError, match="can't be read: File name too long"):
+        read_split(tmp_path / ("x" * 300), "train", 7)
+
+
+def test_a_label_may_have_the_path_on_start_and_goal(tmp_path):
+    write_look_alikes(tmp_path, 7, train=4, test=2, seed=0)
+    labels = np.load(tmp_path / "train" / "all__labels.npy")
+    labels[(labels == 3) | (labels == 4)] = 5
+    np.save(tmp_path / "train" / "all__labels.npy", labels)
+    assert (read_split(tmp_path, "train", 7)[1] == labels).all()
 
 
 def test_missing_files_and_mazes_that_are_in_both_splits_are_told(tmp_path):
