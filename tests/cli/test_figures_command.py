@@ -33,7 +33,7 @@ def test_every_figure_is_a_file_beside_the_results_and_a_line(compbench, tmp_pat
     status, out, err = compbench("results/made_up")
     assert (status, err) == (0, "")
     written = names(tmp_path / "results/made_up/figures")
-    assert len(written) == len(out.splitlines()) == 15
+    assert len(written) == len(out.splitlines()) == 16
     assert "memory_by_depth.svg" in written
     assert all(name.endswith(".svg") for name in written)
     assert "memory_by_depth: Saved memory against recursion depth: results/made_up/figures/memory_by_depth.svg" in out

@@ -32,6 +32,7 @@ ALL = {
     "rank_by_depth",
     "rank_by_depth_of_sites_checkpoint",
     "rank_by_depth_of_sites_laser",
+    "gradient_by_depth",
     "saved_bytes_by_site",
 }
 
@@ -115,7 +116,7 @@ def test_a_whole_outcome_gives_every_figure_and_each_is_valid_by_the_schema():
     [
         ("only failures", {"memory_by_depth", "pareto", "training_loss", "saved_bytes_by_site", "validation"}),
         ("nothing run", {"memory_by_depth", "pareto", "training_loss", "saved_bytes_by_site", "validation"}),
-        ("one depth", {"memory_by_depth", "peak_memory_by_depth", "rank_by"}),
+        ("one depth", {"memory_by_depth", "peak_memory_by_depth", "rank_by", "gradient_by"}),
         ("one arm", {"pareto", "accuracy_by_seed_token_accuracy"}),
         ("one arm that is not the reference", {"pareto", "accuracy_by_seed_token_accuracy"}),
         ("no metric", {"pareto", "accuracy_by_seed_token_accuracy", "validation"}),
@@ -146,6 +147,7 @@ def test_names_from_outside_are_text_and_nothing_else(name):
         "validation",
         "rank_and_fidelity_of_a",
         "rank_by_depth",
+        "gradient_by_depth",
         "saved_bytes_by_site_1",
     )
     figures = [f for f in drawn(figures_of(name)) if f.name.startswith(wanted) and "_of_sites_" not in f.name]
@@ -231,7 +233,7 @@ def test_parameters_and_views_have_names_that_altair_does_not_count_up():
         "spread_0",
         "rank",
         "bars",
-        "ranks",
+        "along",
         "sites",
     }
 

@@ -25,8 +25,8 @@ def figures(cells):
 
 
 def drawn(figure, *names):
-    rows = figure.specification["datasets"]["ranks"]
-    return {tuple(row[name] for name in names): (row["rank"], row["lowest"], row["highest"]) for row in rows}
+    rows = figure.specification["datasets"]["points"]
+    return {tuple(row[name] for name in names): (row["mean"], row["lowest"], row["highest"]) for row in rows}
 
 
 def test_a_site_that_is_left_raw_or_has_no_rank_is_none_of_those_that_have_one():
@@ -85,7 +85,7 @@ def test_numbers_are_in_their_order_and_on_a_line_and_words_are_neither():
     assert words["layer"][0]["encoding"]["x"]["scale"]["domain"] == ["trm", "looped_lm"]
     numbers = figures([cell({"a": 4.0}, clues=clues) for clues in (13, 7, 9)])["rank_by_clues"].specification
     assert {layer["mark"]["type"] for layer in numbers["layer"]} == {"line", "point", "rule"}
-    assert [row["value"] for row in numbers["datasets"]["ranks"]] == [7, 9, 13]
+    assert [row["value"] for row in numbers["datasets"]["points"]] == [7, 9, 13]
 
 
 def test_true_and_one_are_two_values():
