@@ -23,6 +23,7 @@ from compbench.report.figures.along_axis import (
 from compbench.report.figures.charts import axis_of, finished, fitted
 from compbench.report.figures.figure import Figure, NoFigure
 from compbench.report.figures.key import Key, short_labels, text_width
+from compbench.report.figures.style import COLUMN_WIDTH
 from compbench.report.figures.units import in_title, listed, number, stem
 from compbench.report.outcome import Outcome
 from compbench.run.result import CellResult
@@ -139,13 +140,13 @@ def _sites_chart(
     spreads: Mapping[str, Mapping[str, Mapping[str, float]]], values: Sequence[str], title: str
 ) -> dict[str, Any]:
     labels = short_labels(spreads)
-    key = Key("value", short_labels(values))
+    extent = round(min(_WIDEST_LABEL, max(map(text_width, labels.values())) + 4))
+    key = Key("value", short_labels(values), room=COLUMN_WIDTH - extent)
     rows: list[dict[str, Any]] = [
         {"site": labels[site], "value": key.labels[value], **point}
         for site, of_site in spreads.items()
         for value, point in of_site.items()
     ]
-    extent = round(min(_WIDEST_LABEL, max(map(text_width, labels.values())) + 4))
     axis = axis_of(extent, title=None, labelLimit=extent, ticks=False, grid=True)
     pick = key.pick()
     scale = alt.Scale(domain=[0, 1.05 * max(row["highest"] for row in rows)], nice=False)
