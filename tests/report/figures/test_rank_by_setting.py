@@ -1,7 +1,10 @@
+import re
+
 import pytest
 
-from compbench.report.figures import Figure, NoFigure
+from compbench.report.figures import Figure, NoFigure, as_svg
 from compbench.report.figures.rank_by_setting import MOST_SITES, final_ranks, rank_by_setting
+from compbench.report.figures.style import COLUMN_WIDTH
 from tests.report.made_up import memory, outcome, result
 
 
@@ -123,3 +126,16 @@ def test_what_can_not_be_compared_has_the_reason(cells, reason):
     (found,) = rank_by_setting(outcome(cells))
     assert isinstance(found, NoFigure)
     assert found.reason.endswith(reason)
+
+
+def test_the_legend_beside_long_names_of_sites_is_within_the_figure():
+    names = ("universal_transformer", "looped_lm", "trm")
+    for site in ("a", "block.before_attention/block_64"):
+        found = figures([cell({site: 4.0}, architecture=name) for name in names])
+        svg = as_svg(found["rank_by_architecture_of_sites_laser"])
+        legend = {"a": 2, "block.before_attention/block_64": 1}[site]
+        specification = found["rank_by_architecture_of_sites_laser"].specification
+        assert specification["layer"][0]["encoding"]["color"]["legend"]["columns"] == legend
+        assert all(name in svg for name in names)
+        width = float(re.search(r'<svg[^>]*? width="([0-9.]+)', svg)[1])
+        assert width == COLUMN_WIDTH
