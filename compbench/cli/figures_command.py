@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compbench.errors import SettingsError, StoreError, unknown
+from compbench.report.checksums import CHECKSUMS
 from compbench.report.outcome import read_outcome
+from compbench.report.summary import write_results
 from compbench.run.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ def figures(
     """Draws the figures of a suite's results, one column of a paper wide.
 
     html is a page that needs no network, in which marks tell their numbers. A figure that these results can't give is
-    named with the reason. The same results give the same files. Exit status 1 if no figure can be drawn.
+    named with the reason. The same results give the same files. README.md in DIR shows those that are drawn as SVG in
+    its folder figures, and is made anew. Exit status 1 if no figure can be drawn.
 
     \b
     Examples:
@@ -65,6 +68,9 @@ def figures(
             print(f"{figure.name}: {figure.title}: {', '.join(map(str, paths))}")
         else:
             print(f"{figure.name}: not drawn: {figure.reason}")
+    # Figures beside the results are shown on their page. That of a publication has all of its own, and checksums.
+    if output is None and (directory / "README.md").exists() and not (directory / CHECKSUMS).exists():
+        write_results(directory, _warn)
     if not any(isinstance(figure, Figure) for figure in chosen):
         raise typer.Exit(1)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from compbench.report.citation import Author
 from compbench.report.figures import Figure, NoFigure
-from compbench.report.markdown import escaped, fenced, image
+from compbench.report.illustrations import illustrations
+from compbench.report.markdown import escaped, fenced
 from compbench.report.origin import origin_of
 from compbench.report.outcome import Outcome
 from compbench.report.summary import readme
@@ -73,16 +74,8 @@ def _figures(contents: Contents) -> str:
     """Each figure with its caption and its other formats; at the end, those that these results can't give."""
     if not contents.figures:
         return ""
-    sections = ["## Figures"]
-    for figure in contents.figures:
-        if isinstance(figure, Figure):
-            path = f"figures/{figure.name}"
-            formats = ", ".join(f"[{suffix.upper()}]({path}.{suffix})" for suffix in ("svg", "pdf", "png"))
-            sections += [
-                f"### {escaped(figure.title)}",
-                image(figure.title, f"{path}.svg", contents.widths[figure.name]),
-                f"{escaped(figure.caption)} ({formats})",
-            ]
+    drawn = [figure for figure in contents.figures if isinstance(figure, Figure)]
+    sections = ["## Figures", *illustrations(drawn, contents.widths, ("svg", "pdf", "png"))]
     missing = [figure for figure in contents.figures if isinstance(figure, NoFigure)]
     without = [f"- {escaped(figure.title)}: {escaped(figure.reason)}" for figure in missing]
     if without:

@@ -12,7 +12,6 @@ machine is therefore refused, or published on request.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from compbench.report.citation import Author, citation
 from compbench.report.cleaning import mentions
 from compbench.report.figures import Figure, as_pdf, as_png, as_svg, make_figures
 from compbench.report.formats import as_text
+from compbench.report.illustrations import FOLDER, shown_width
 from compbench.report.origin import origin_of
 from compbench.report.outcome import Outcome, read_outcome
 from compbench.report.page import make_page
@@ -52,12 +52,6 @@ _FILES = {
     CHECKSUMS: "the SHA-256 of every other file",
 }
 """What there may be in a publication, in the order in which its page lists it."""
-
-_ENLARGED = 1.8
-"""How much larger a figure is on a screen than in the column of a paper that it is drawn for."""
-
-_WIDTH = 600
-"""Pixels, where the drawing does not say how wide it is."""
 
 _AT_LAST = ("CITATION.cff", CHECKSUMS)
 """What is written after the list of the files."""
@@ -200,7 +194,7 @@ def _write(
     for name, layout in TABLES.items():
         write_atomically(folder / name, as_text(table, layout).rstrip("\n") + "\n", durably=False)
     figures = make_figures(outcome)
-    widths = _draw([figure for figure in figures if isinstance(figure, Figure)], folder / "figures")
+    widths = _draw([figure for figure in figures if isinstance(figure, Figure)], folder / FOLDER)
     try:
         write_atomically(folder / "report.html", make_page(outcome, folder), durably=False)
     except StoreError as error:  # of very many cells, which all else has room for
@@ -232,8 +226,7 @@ def _draw(figures: Sequence[Figure], folder: Path) -> dict[str, int]:
         svg = as_svg(figure)
         for suffix, content in (("svg", svg), ("pdf", as_pdf(figure)), ("png", as_png(figure))):
             write_atomically(folder / f"{figure.name}.{suffix}", content, durably=False)
-        points = re.search(r'<svg[^>]*? width="([0-9.]+)', svg)
-        widths[figure.name] = round(_ENLARGED * float(points[1])) if points else _WIDTH
+        widths[figure.name] = shown_width(svg)
     return widths
 
 

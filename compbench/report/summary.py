@@ -1,6 +1,7 @@
 """The published page of a suite's results: the table, what it rests on, and how to make it again.
 
 The page is made from the store alone and holds no time and no folder of its own: the same store gives the same bytes.
+It shows the figures that are drawn in the folder, as ``compbench figures`` puts them there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from compbench.errors import StoreError
 from compbench.report.evidence import time_sections, verdict_sections
 from compbench.report.findings import findings
 from compbench.report.formats import TERMINAL, Screen, as_text
+from compbench.report.illustrations import redrawn
 from compbench.report.markdown import escaped, fenced
 from compbench.report.origin import PLACEMENTS, machine_text, origin_of, shared_settings, without_folders
 from compbench.report.outcome import Outcome, PlannedCell, read_outcome
@@ -25,7 +27,7 @@ from compbench.run.store import LOGGER, Warn
 
 
 def write_results(directory: Path, warn: Warn = LOGGER.warning, screen: Screen | None = None) -> str:
-    """Writes ``README.md`` and ``table.csv`` into a suite's results folder.
+    """Writes ``README.md`` and ``table.csv`` into a suite's results folder, and draws anew the figures in it.
 
     Args:
         directory: the suite's own folder, such as ``results/quick``.
@@ -39,11 +41,12 @@ def write_results(directory: Path, warn: Warn = LOGGER.warning, screen: Screen |
         StoreError: the folder can't be read or written, or no cell has been run.
     """
     outcome = read_outcome(directory, warn)
-    for name, text in (("table.csv", as_csv(make_rows(outcome))), ("README.md", readme(outcome))):
-        try:
+    try:
+        page = readme(outcome, figures=redrawn(directory, outcome))
+        for name, text in (("table.csv", as_csv(make_rows(outcome))), ("README.md", page)):
             write_atomically(directory / name, text)
-        except OSError as error:
-            raise StoreError(f"can't write {directory / name}: {error.strerror or error}") from error
+    except OSError as error:
+        raise StoreError(f"can't write {error.filename or directory}: {error.strerror or error}") from error
     return as_text(results_table(outcome), TERMINAL, screen)
 
 

@@ -33,7 +33,7 @@ def test_every_figure_is_a_file_beside_the_results_and_a_line(compbench, tmp_pat
     status, out, err = compbench("results/made_up")
     assert (status, err) == (0, "")
     written = names(tmp_path / "results/made_up/figures")
-    assert len(written) == len(out.splitlines()) == 12
+    assert len(written) == len(out.splitlines()) == 16
     assert "memory_by_depth.svg" in written
     assert all(name.endswith(".svg") for name in written)
     assert "memory_by_depth: Saved memory against recursion depth: results/made_up/figures/memory_by_depth.svg" in out
@@ -48,6 +48,22 @@ def test_formats_and_figures_can_be_chosen(compbench, tmp_path):
     assert names(tmp_path / "fig/new") == sorted(f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png"))
     assert not (tmp_path / "results/made_up/figures").exists()
     assert len(out.splitlines()) == 3
+
+
+def test_the_page_of_the_results_shows_what_is_drawn_beside_them(compbench, tmp_path):
+    page = tmp_path / "results/made_up/README.md"
+    compbench("results/made_up", "--only", "training_loss")
+    assert not page.exists()  # there is none to be made anew
+    page.write_text("an earlier one")
+    compbench("results/made_up", "--only", "pareto_depth_4", "--output", "elsewhere")
+    assert page.read_text() == "an earlier one"
+    compbench("results/made_up", "--only", "pareto_depth_4")
+    assert '<img src="figures/pareto_depth_4.svg"' in page.read_text()
+    assert '<img src="figures/training_loss.svg"' in page.read_text()
+    (page.parent / "checksums.txt").write_text("")  # of a publication
+    page.write_text("with all figures")
+    compbench("results/made_up", "--only", "pareto_depth_4")
+    assert page.read_text() == "with all figures"
 
 
 def test_a_figure_that_can_not_be_drawn_is_named_with_the_reason(compbench, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from compbench.errors import StoreError
+from compbench.report.figures import as_svg, make_figures
 from compbench.report.findings import findings
 from compbench.report.origin import without_folders
 from compbench.report.outcome import read_outcome
@@ -42,6 +43,22 @@ def test_the_folder_gets_a_page_and_a_csv_and_the_terminal_the_table(tmp_path):
     assert max(len(line) for line in text.split("\n\n")[0].splitlines()) < 160
     assert (folder / "table.csv").read_text() == as_csv(make_rows(read)) == as_csv(make_rows(made_up()))
     assert (folder / "README.md").read_text() == readme(read)
+
+
+def test_figures_that_are_drawn_in_the_folder_are_on_the_page_and_of_its_results(tmp_path):
+    folder, _ = write(tmp_path, made_up())
+    (folder / "figures").mkdir()
+    stale = folder / "figures" / "accuracy_by_seed_solved.svg"
+    stale.write_text("<svg>of other results</svg>")
+    (folder / "figures" / "somebody's.svg").write_text("<svg/>")
+    write_results(folder)
+    page = (folder / "README.md").read_text()
+    figures = {figure.name: figure for figure in make_figures(read_outcome(folder))}
+    assert re.findall(r'<img src="([^"]+)"', page) == ["figures/accuracy_by_seed_solved.svg"]
+    assert f"### {figures['accuracy_by_seed_solved'].title}" in page
+    assert figures["accuracy_by_seed_solved"].caption.split(". ")[0] in page
+    assert stale.read_text() == as_svg(figures["accuracy_by_seed_solved"])
+    assert page.replace(page[page.index("## Figures") : page.index("## Time against")], "") == readme(made_up())
 
 
 def test_made_again_from_the_same_store_the_files_are_the_same_bytes(tmp_path):

@@ -29,10 +29,12 @@ class Key:
     Attributes:
         field: the field of the data that says which one a mark is of.
         labels: what that field and the legend have for each name, in the order of the colours.
+        room: points that a row of the legend has: it begins where the plot does, right of the labels of its axis.
     """
 
     field: str
     labels: Mapping[str, str]
+    room: float = COLUMN_WIDTH
 
     def relabelled(self, labels: Mapping[str, str]) -> Key:
         """This key with other labels for some of its names."""
@@ -63,7 +65,7 @@ class Key:
     def legend_height(self, shown: Iterable[str], title: str | None = None) -> int:
         """Points that the legend takes below a figure."""
         labels = [self.labels[name] for name in shown]
-        return 8 + _LEGEND_ROW * (-(-len(labels) // _columns(labels)) + (title is not None))
+        return 8 + _LEGEND_ROW * (-(-len(labels) // _columns(labels, self.room)) + (title is not None))
 
     def pick(self) -> Pick:
         """A click in the legend brings out one of them; files show all."""
@@ -84,7 +86,7 @@ class Key:
         labels = [self.labels[name] for name in shown]
         line = {"symbolType": "stroke", "symbolSize": 140, "symbolOpacity": 1}
         symbol: dict[str, Any] = line if lines else {"symbolStrokeWidth": 0}
-        return alt.Legend(title=title, values=labels, columns=_columns(labels), **symbol)
+        return alt.Legend(title=title, values=labels, columns=_columns(labels, self.room), **symbol)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_LABEL else f"{text[:half]}\N{HORIZONTAL ELLIPSIS}{text[-half:]}"
 
 
-def _columns(labels: Sequence[str]) -> int:
-    """Of a legend, as many as a figure has room for."""
+def _columns(labels: Sequence[str], room: float) -> int:
+    """Of a legend, as many as there is room for."""
     widest = 26 + max(map(text_width, labels), default=0)
-    return max(1, min(len(labels), int(COLUMN_WIDTH // widest)))
+    return max(1, min(len(labels), int(room // widest)))

@@ -8,9 +8,11 @@ from dataclasses import replace
 from compbench.report.figures.curves_over_training import training_loss, validation_curves
 from compbench.report.figures.differences import accuracy_by_seed
 from compbench.report.figures.figure import Figure, NoFigure
+from compbench.report.figures.gradient_by_setting import gradient_by_setting
 from compbench.report.figures.memory_by_depth import memory_by_depth
 from compbench.report.figures.pareto import pareto
 from compbench.report.figures.rank_and_fidelity import rank_and_fidelity
+from compbench.report.figures.rank_by_setting import rank_by_setting
 from compbench.report.figures.saved_bytes_by_site import saved_bytes_by_site
 from compbench.report.outcome import Outcome
 
@@ -21,6 +23,8 @@ _MAKERS: tuple[Callable[[Outcome], list[Figure | NoFigure]], ...] = (
     validation_curves,
     training_loss,
     rank_and_fidelity,
+    rank_by_setting,
+    gradient_by_setting,
     saved_bytes_by_site,
 )
 

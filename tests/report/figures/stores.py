@@ -25,8 +25,15 @@ def cell(arm, depth, seed, *, strategy=None, number=1, steps=24, **fields):
     """A record with curves and sites, whose figures follow from the arm's number, the depth and the seed."""
     saved = (1_000_000 * depth + 400_000) // number
     sites = [
-        {"name": name, "kept_bytes": saved // len(SITES), "raw_bytes": 10**7, "reason": "", "width": 64}
-        for name in SITES
+        {
+            "name": name,
+            "kept_bytes": saved // len(SITES),
+            "raw_bytes": 10**7,
+            "reason": "",
+            "width": 64,
+            "statistics": {"rank": 16.0 + place + depth} if number > 1 else {},
+        }
+        for place, name in enumerate(SITES)
     ]
     accuracy = 0.9 - 0.02 * number + 0.003 * seed
     curve = [(step, accuracy * step / steps) for step in range(4, steps + 1, 4)]

@@ -45,6 +45,9 @@ NAMES = (
     "training_loss",
     "rank_and_fidelity_of_arms",
     "rank_and_fidelity_of_sites_script-alert-1-script",
+    "rank_by_depth",
+    "gradient_by_depth",
+    "rank_by_depth_of_sites_script-alert-1-script",
     "saved_bytes_by_site",
 )
 

@@ -26,6 +26,9 @@ LABELS = {
     "training_loss": {"training loss", "training step"},
     "rank_and_fidelity_of_arms": {"rank (columns)", "fidelity (cosine)", "training step"},
     "rank_and_fidelity_of_sites_laser": {"rank (columns)", "fidelity (cosine)", "block.mlp/mlp_192#1"},
+    "rank_by_depth": {"mean rank of sites (columns)", "depth", "laser"},
+    "rank_by_depth_of_sites_laser": {"rank (columns)", "depth", "block.mlp/mlp_192#1"},
+    "gradient_by_depth": {"gradient cosine", "depth", "laser"},
     "saved_bytes_by_site": {"saved for backward (MB)", "block.attn/attn_64"},
 }
 

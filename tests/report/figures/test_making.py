@@ -29,6 +29,10 @@ ALL = {
     "rank_and_fidelity_of_arms",
     "rank_and_fidelity_of_sites_checkpoint",
     "rank_and_fidelity_of_sites_laser",
+    "rank_by_depth",
+    "rank_by_depth_of_sites_checkpoint",
+    "rank_by_depth_of_sites_laser",
+    "gradient_by_depth",
     "saved_bytes_by_site",
 }
 
@@ -112,14 +116,14 @@ def test_a_whole_outcome_gives_every_figure_and_each_is_valid_by_the_schema():
     [
         ("only failures", {"memory_by_depth", "pareto", "training_loss", "saved_bytes_by_site", "validation"}),
         ("nothing run", {"memory_by_depth", "pareto", "training_loss", "saved_bytes_by_site", "validation"}),
-        ("one depth", {"memory_by_depth", "peak_memory_by_depth"}),
+        ("one depth", {"memory_by_depth", "peak_memory_by_depth", "rank_by", "gradient_by"}),
         ("one arm", {"pareto", "accuracy_by_seed_token_accuracy"}),
         ("one arm that is not the reference", {"pareto", "accuracy_by_seed_token_accuracy"}),
         ("no metric", {"pareto", "accuracy_by_seed_token_accuracy", "validation"}),
         ("a margin of a metric that nobody measured", {"accuracy_by_seed_beauty"}),
         ("metrics that are no numbers", {"pareto", "validation_solved"}),
         ("no memory and no time", {"memory_by_depth", "pareto", "saved_bytes_by_site"}),
-        ("no sites", {"saved_bytes_by_site"}),
+        ("no sites", {"saved_bytes_by_site", "rank_by"}),
         ("records of version 3", {"validation", "rank_and_fidelity_of_sites"}),
         ("records of version 1", {"rank_and_fidelity_of_arms", "rank_and_fidelity_of_sites"}),
         ("one training step", {"training_loss", "validation_solved", "rank_and_fidelity_of_sites"}),
@@ -142,9 +146,11 @@ def test_names_from_outside_are_text_and_nothing_else(name):
         "accuracy_by",
         "validation",
         "rank_and_fidelity_of_a",
+        "rank_by_depth",
+        "gradient_by_depth",
         "saved_bytes_by_site_1",
     )
-    figures = [f for f in drawn(figures_of(name)) if f.name.startswith(wanted)]
+    figures = [f for f in drawn(figures_of(name)) if f.name.startswith(wanted) and "_of_sites_" not in f.name]
     for figure in figures:
         svg = as_svg(figure)
         root = ElementTree.fromstring(svg)  # well-formed, whatever is in the names
@@ -222,7 +228,14 @@ ROOT = Path(__file__).parents[3]
 def test_parameters_and_views_have_names_that_altair_does_not_count_up():
     found = [param for figure in drawn(figures_of("whole")) for param in figure.specification.get("params", [])]
     assert {param["name"] for param in found} == {"picked"}
-    assert {view for param in found for view in param["views"]} == {"lines", "spread_0", "rank", "bars"}
+    assert {view for param in found for view in param["views"]} == {
+        "lines",
+        "spread_0",
+        "rank",
+        "bars",
+        "along",
+        "sites",
+    }
 
 
 def test_the_order_in_which_records_are_found_does_not_show():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
 from compbench.report.figures.charts import axis_of
-from compbench.report.figures.key import Key, short_labels
+from compbench.report.figures.key import Key, short_labels, text_width
 from compbench.report.figures.style import COLUMN_WIDTH
 
 
@@ -41,9 +41,16 @@ def others(sites: Mapping[str, Any], shown: Sequence[str]) -> str:
     return f" The CSV has {left} more {'site' if left == 1 else 'sites'}." if left else ""
 
 
-def key_of(field: str, names: Sequence[str]) -> Key:
-    """A colour, a shape and a dash for each of some names, in their order."""
-    return Key(field, dict(zip(names, names, strict=True)))
+def key_of(field: str, names: Sequence[str], beside: Iterable[str] = ()) -> Key:
+    """A colour, a shape and a dash for each of some names, in their order.
+
+    Args:
+        field: of the data.
+        names: what the legend has.
+        beside: labels of the vertical axis, left of the legend, where they are long.
+    """
+    room = COLUMN_WIDTH - max(map(text_width, beside), default=0)
+    return Key(field, dict(zip(names, names, strict=True)), room)
 
 
 def grid(

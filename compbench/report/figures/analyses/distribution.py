@@ -75,9 +75,9 @@ def int8_errors(content: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
         f"rank {rank}": f"projection_relative_mse_rank_{rank}",
         f"rank {rank} with INT8": f"total_relative_mse_max_rank_{rank}",
     }
-    key = key_of("kind", list(kinds))
-    pick = key.pick()
     labels = labels_of(list(sites))
+    key = key_of("kind", list(kinds), beside=labels.values())
+    pick = key.pick()
     data = [
         {"site": labels[name], "kind": kind, "mse": site[field]}
         for name, site in sites.items()

@@ -86,9 +86,9 @@ def ranks(content: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
         "numerical rank": "numerical_rank",
         "rank at fidelity 0.95": "rank_at_fidelity_0.95",
     }
-    key = key_of("kind", list(kinds))
-    pick = key.pick()
     labels = labels_of(list(sites))
+    key = key_of("kind", list(kinds), beside=labels.values())
+    pick = key.pick()
     data = [
         {"site": labels[name], "kind": kind, "rank": site[field]}
         for name, site in sites.items()
