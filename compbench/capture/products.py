@@ -58,7 +58,7 @@ class Linear(torch.autograd.Function):
         output = F.linear(rows, weight, bias)
         # Of rows in more than two dimensions it may be a view, which a function may not give: it could not be changed
         # in place. This shares the memory and is none.
-        return torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else output  # type: ignore[no-any-return]
+        return torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else output
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
