@@ -89,8 +89,8 @@ class Awaited:
 class Argument:
     """Where in a recipe's arguments a tensor goes.
 
-    Torch multiplies matrices in another order, and rounds otherwise, where they take no gradient: ``differentiable`` says
-    that this one did.
+    Torch may multiply matrices in another order, and round otherwise, where they take no gradient: ``differentiable``
+    says that this one did.
     """
 
     __slots__ = ("differentiable", "handle")
