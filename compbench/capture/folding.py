@@ -60,7 +60,7 @@ def find_fold(tensor: Tensor, channels_first: bool) -> Fold | None:
         # A view whose base is not known any more, or does not cover its storage: only its own strides tell.
         base = tensor
     if channels_first and base.dim() >= 3 and base.is_contiguous() and base.shape[1] > 1:
-        positions = base[0, 0].numel()
+        positions = base.shape[2:].numel()
         if positions > 1 and base.numel() == elements:
             return Fold(elements // base.shape[1], base.shape[1], positions)
     # A view with all the elements tells more than its base: in (B, H, T, d), transposed from (B, T, H, d), the stride

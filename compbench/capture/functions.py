@@ -120,7 +120,9 @@ class GatedUnit(torch.autograd.Function):
         both, other = saved[0], saved[1] if ctx.apart else None
         x, up = ctx.gate.parts(both, other)
         if torch.is_grad_enabled():  # a graph of the gradients is asked for (create_graph=True)
-            inputs = [tensor for tensor in (both, other) if tensor is not None]
+            # Each gets a node of its own: one may have been computed from the other, or be the same tensor.
+            inputs = [tensor.view_as(tensor) for tensor in (both, other) if tensor is not None]
+            x, up = ctx.gate.parts(inputs[0], None if other is None else inputs[1])
             output = ctx.gate.activate(x) * up
             found = torch.autograd.grad(output, inputs, grad_output, create_graph=True)
             return found[0], found[1] if other is not None else None, None, None, None

@@ -55,18 +55,21 @@ class Linear(torch.autograd.Function):
         """``(..., M)`` from rows ``(..., D)``, weight ``(M, D)`` and bias ``(M,)``."""
         ctx.calls = calls
         ctx.save_for_backward(rows, weight)
-        return F.linear(rows, weight, bias)
+        output = F.linear(rows, weight, bias)
+        # Of rows in more than two dimensions it may be a view, which a function may not give: it could not be changed
+        # in place. This shares the memory and is none.
+        return torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else output
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of rows, weight and bias; that of the weight is None where it is summed up over calls."""
         (grad_output,) = grad_outputs
         of_rows, of_weight, of_bias, _ = ctx.needs_input_grad
-        flat = grad_output.reshape(-1, grad_output.shape[-1])  # (N, M)
+        flat = grad_output.flatten(0, -2)  # (N, M)
         bias_gradient = flat.sum(0) if of_bias else None
         if torch.is_grad_enabled():  # a graph of the gradients is asked for (create_graph=True)
             rows, weight = ctx.saved_tensors
-            weight_gradient = flat.T @ rows.reshape(-1, rows.shape[-1]) if of_weight else None
+            weight_gradient = flat.T @ rows.flatten(0, -2) if of_weight else None
             return (grad_output @ weight if of_rows else None), weight_gradient, bias_gradient, None
         with handed_over() as handles:
             ctx.saved_tensors  # noqa: B018 - for what it hands over
@@ -93,7 +96,7 @@ def _add_linear(total: WeightGradient, kept: Handle, grad_output: Tensor, ways: 
         or (factors is not None and dearer_at_rank(found.rows, *factors, grad_output.shape[1]))
     ):
         rows = kept.unpack()
-        total.add_rows(rows.reshape(-1, rows.shape[-1]), grad_output)
+        total.add_rows(rows.flatten(0, -2), grad_output)
         ways[REBUILT if payload is None else DEARER] += 1
     elif factors is not None:
         coefficients, basis = factors
@@ -186,8 +189,10 @@ class Convolution(torch.autograd.Function):
         of_images, of_weight, of_bias, *_ = ctx.needs_input_grad
         bias_gradient = grad_output.sum((0, *range(2, grad_output.dim()))) if of_bias else None
         if torch.is_grad_enabled():  # a graph of the gradients is asked for (create_graph=True)
-            operands = [x for x, needed in zip(ctx.saved_tensors, (of_images, of_weight), strict=True) if needed]
-            output = ctx.convolving(*ctx.saved_tensors, None)
+            # Each gets a node of its own: the images may have been computed from the weight, as where it is used twice.
+            saved = [x.view_as(x) for x in ctx.saved_tensors]
+            operands = [x for x, needed in zip(saved, (of_images, of_weight), strict=True) if needed]
+            output = ctx.convolving(*saved, None)
             found = list(torch.autograd.grad(output, operands, grad_output, create_graph=True))
             image_gradient = found.pop(0) if of_images else None
             return image_gradient, (found.pop() if of_weight else None), bias_gradient, None, None

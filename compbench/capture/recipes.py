@@ -87,12 +87,17 @@ class Awaited:
 
 
 class Argument:
-    """Where in a recipe's arguments a tensor goes."""
+    """Where in a recipe's arguments a tensor goes.
 
-    __slots__ = ("handle",)
+    Torch may multiply matrices in another order, and round otherwise, where they take no gradient: ``differentiable``
+    says that this one did.
+    """
 
-    def __init__(self, handle: Handle) -> None:
+    __slots__ = ("differentiable", "handle")
+
+    def __init__(self, handle: Handle, differentiable: bool = False) -> None:
         self.handle = handle
+        self.differentiable = differentiable
 
 
 class Recipe:
@@ -392,5 +397,6 @@ def _filled(value: Any, unpack: Callable[[Handle], Tensor]) -> Any:
 def _in_place(value: Any, unpack: Callable[[Handle], Tensor]) -> Any:
     kind = type(value)
     if kind is Argument:
-        return unpack(value.handle)
+        tensor = unpack(value.handle)
+        return tensor.detach().requires_grad_() if value.differentiable else tensor
     return _filled(value, unpack) if kind in (tuple, list, dict) else value

@@ -339,18 +339,19 @@ class Recomputer:
         parents: list[Recipe] = []
         awaited: dict[Awaited, None] = {}
         following = iter(sources)
+        product = getattr(function, "__name__", "") in _PRODUCTS
 
         def stand_in(tensor: Tensor) -> Argument:
-            source = next(following)
+            source, differentiable = next(following), product and tensor.requires_grad
             if isinstance(source, Recipe):
                 parents.append(source)
                 awaited.update(dict.fromkeys(source.awaited))
-                return Argument(Part(source, place_of(tensor)))
+                return Argument(Part(source, place_of(tensor)), differentiable)
             if not source:
                 leaf = Awaited(tensor)
                 awaited[leaf] = None
-                return Argument(leaf)
-            return Argument(self._keeper.pack_leaf(tensor))
+                return Argument(leaf, differentiable)
+            return Argument(self._keeper.pack_leaf(tensor), differentiable)
 
         arguments, keywords = mapped(arguments, stand_in), mapped(keywords, stand_in) if keywords else {}
         recipe = Recipe(function, arguments, keywords, output, parents, self._shortcut(function, arguments, keywords))

@@ -15,6 +15,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.autograd import Variable
 
+from compbench.capture.entry import Place, place_of
 from compbench.capture.functions import Gate, GatedUnit, LayerNorm, RmsNorm
 from compbench.capture.handing import Handle
 from compbench.capture.products import Calls, Convolution, Convolving, Linear
@@ -26,8 +27,10 @@ from compbench.capture.weights import Weights
 _REAL = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 _FULL = frozenset({torch.float32, torch.float64})
 OWN = "own function"
+_NO_MATRICES = "not rows times a matrix"
+_NO_BIAS = "what is added is no bias"
 
-_Weight = tuple[int, int | torch.SymInt, torch.Size]
+_Weight = tuple[int, Place]
 
 
 class Recipes(Protocol):
@@ -104,6 +107,8 @@ class Route:
     def _linear(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | str:
         rows, weight, bias = _bound(("input", "weight", "bias"), arguments, keywords)
         reason = self._reason(rows, weight)
+        if not reason and bias is not None and not _is_bias(bias, weight):
+            reason = _NO_BIAS
         if reason:
             return reason
         return self._apply_linear(rows, *self._anchor(weight), bias)
@@ -127,6 +132,10 @@ class Route:
         images, weight, bias, stride, padding, dilation, groups = _bound(names, arguments, keywords)
         dimensions = _CONVOLUTIONS[name]
         reason = self._reason(images, weight, dimensions + 2)
+        if not reason and not images.numel():
+            reason = "no images"
+        if not reason and bias is not None and not _is_bias(bias, weight):
+            reason = _NO_BIAS
         if reason:
             return reason
         if isinstance(padding, str):
@@ -141,21 +150,31 @@ class Route:
             self.outputs = 0
 
     def _matmul(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | str:
+        if set(keywords) - {"input", "other"}:
+            return "other arguments"
         rows, weight = _bound(("input", "other"), arguments, keywords)
         return self._transposed(rows, weight, None)
+
+    def _mm(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | str:
+        if keywords or len(arguments) != 2:
+            return "other arguments"
+        rows, weight = arguments
+        return _NO_MATRICES if _dimensions(rows) != 2 else self._transposed(rows, weight, None)
 
     def _addmm(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | str:
         if set(keywords) - {"input", "mat1", "mat2"}:
             return "factors"
         bias, rows, weight = _bound(("input", "mat1", "mat2"), arguments, keywords)
-        if not isinstance(bias, Tensor) or bias.dim() != 1:
-            return "what is added is no bias"
+        if _dimensions(rows) != 2 or _dimensions(weight) != 2:
+            return _NO_MATRICES
+        if not _is_bias(bias, weight.t()):
+            return _NO_BIAS
         return self._transposed(rows, weight, bias)
 
     def _transposed(self, rows: Any, weight: Any, bias: Tensor | None) -> Tensor | str:
         """``rows @ weight + bias`` with a weight ``(D, M)``."""
         if not isinstance(weight, Tensor) or not isinstance(rows, Tensor) or weight.dim() != 2 or rows.dim() < 2:
-            return "not rows times a matrix"
+            return _NO_MATRICES
         if not self._weights.holds(weight) or self._weights.holds(rows):
             return "both operands are activations, whose gradients need all of them"
         reason = self._reason(rows, weight)
@@ -219,6 +238,8 @@ class Route:
             return None
         if not isinstance(up, Tensor) or describe_special(up) or describe_special(gate):
             return None
+        if not activated.requires_grad or any(map(_is_watched, (activated, gate, up))):
+            return None
         if activated._version != noted[1] or gate._version != noted[3] or up.shape != gate.shape:
             return None
         if gate.dtype not in _FULL or up.dtype is not gate.dtype or not (gate.requires_grad and up.requires_grad):
@@ -237,7 +258,7 @@ class Route:
         if not weight.requires_grad:
             return "the weight takes no gradient"
         if weight.dim() != dimensions or rows.dim() < dimensions:
-            return "not rows times a matrix" if dimensions == 2 else "no batch of images"
+            return _NO_MATRICES if dimensions == 2 else "no batch of images"
         return ""
 
     # ---------------------------------------------------------------- outputs that are not kept
@@ -262,7 +283,7 @@ class Route:
 
     def _product(self, basis: Tensor, weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
         """``(W S Q)^T``, ``(k, M)``, once for all calls that share a basis; the last one of each weight is held."""
-        key = weight.untyped_storage()._cdata, weight.storage_offset(), weight.shape
+        key = weight.untyped_storage()._cdata, place_of(weight)
         known = self._products.get(key)
         if known is not None and known[0] is basis and _address(known[2]) == _address(scale):
             return known[3]
@@ -284,9 +305,31 @@ def _halves(gate: Tensor, up: Tensor) -> tuple[Tensor, bool] | None:
         return None
     if {gate.storage_offset() - both.storage_offset(), up.storage_offset() - both.storage_offset()} != {0, width}:
         return None
+    if not (_is_cut_from(gate, both) and _is_cut_from(up, both)):
+        return None
     return both, gate.storage_offset() < up.storage_offset()
 
 
+def _is_cut_from(part: Tensor, whole: Tensor) -> bool:
+    """Whether a part's gradient goes to the whole as it is.
+
+    Views that custom functions make, as gradient reversal and hooks on modules do, have the same base and need not.
+    """
+    node, root = part.grad_fn, whole.grad_fn
+    while node is not None and node.name() in _CUTS:
+        source, place = node.next_functions[0]
+        if source is root:
+            return root is not None and place == whole.output_nr
+        node = source
+    return False
+
+
+def _is_watched(tensor: Tensor) -> bool:
+    """Whether somebody wants the gradient of a tensor, or changes it."""
+    return bool(tensor._backward_hooks) or tensor.retains_grad
+
+
+_CUTS = frozenset({"SplitBackward0", "SplitWithSizesBackward0", "SliceBackward0", "AliasBackward0"})
 _FUNCTIONS: dict[str, Callable[[Route, tuple[Any, ...], Mapping[str, Any]], Tensor | str | None]] = {
     "mul": Route._product_with_gate,
     "__mul__": Route._product_with_gate,
@@ -294,7 +337,7 @@ _FUNCTIONS: dict[str, Callable[[Route, tuple[Any, ...], Mapping[str, Any]], Tens
     "addmm": Route._addmm,
     "matmul": Route._matmul,
     "__matmul__": Route._matmul,
-    "mm": Route._matmul,
+    "mm": Route._mm,
     "rms_norm": Route._rms_norm,
     "layer_norm": Route._layer_norm,
 }
@@ -320,6 +363,15 @@ def _unusual() -> str:
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives"
     return ""
+
+
+def _dimensions(value: Any) -> int:
+    return value.dim() if isinstance(value, Tensor) else -1
+
+
+def _is_bias(value: Any, weight: Tensor) -> bool:
+    """Whether it is added to every row, ``(M,)``, of what a weight ``(M, ...)`` gives."""
+    return _dimensions(value) == 1 and not describe_special(value) and value.dtype is weight.dtype
 
 
 def _address(tensor: Tensor | None) -> int:

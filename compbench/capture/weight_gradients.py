@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from compbench.capture.entry import place_of
+
 
 class Scaling(NamedTuple):
     """What rows are multiplied by and what is added to them, each ``(D,)`` or None, as a norm does at its end."""
@@ -155,7 +157,8 @@ class Anchor(torch.autograd.Function):
         """The weight itself; ``sums`` holds what backward passes that are under way have summed up, by their number."""
         ctx.set_materialize_grads(False)
         ctx.sums, ctx.shape = sums, weight.shape
-        return weight.view_as(weight)
+        # No view, whose node autograd would make again when the weight is changed in place; the version is shared.
+        return weight.detach()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, None]:
@@ -177,7 +180,7 @@ class AnchoredWeights:
     def of(self, weight: Tensor) -> tuple[Tensor, dict[int, WeightGradient]]:
         """A weight behind its anchor, and where the backward passes of its users sum its gradient up."""
         found = self._anchored.get(id(weight))
-        if found is None:
+        if found is None or not _is_alias(found[1], weight):
             sums: dict[int, WeightGradient] = {}
             anchored: Tensor = Anchor.apply(weight, sums)  # type: ignore[no-untyped-call]
             found = self._anchored[id(weight)] = (weight, anchored, sums)
@@ -188,6 +191,15 @@ class AnchoredWeights:
         for _, _, sums in self._anchored.values():
             sums.clear()
         self._anchored.clear()
+
+
+def _is_alias(anchored: Tensor, weight: Tensor) -> bool:
+    """Whether a weight lies where it lay when it got its anchor; ``weight.data = other`` puts it elsewhere."""
+    return (
+        anchored.untyped_storage()._cdata == weight.untyped_storage()._cdata
+        and anchored.dtype is weight.dtype
+        and place_of(anchored) == place_of(weight)
+    )
 
 
 def sum_of(sums: dict[int, WeightGradient]) -> WeightGradient:
