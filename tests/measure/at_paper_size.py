@@ -14,8 +14,8 @@ from compbench.measure.estimating import estimate
 from compbench.measure.foresight import Foresights
 from compbench.measure.memory import Uncompressed, step_memory
 from compbench.registry import Registry
+from compbench.run.optimizers import make_optimizer
 from compbench.run.step_making import StepMaker
-from compbench.run.training import make_optimizer
 from compbench.suite import load_suite
 
 BATCH = 8

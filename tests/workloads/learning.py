@@ -11,7 +11,8 @@ import torch
 from compbench.measure.step import Step
 from compbench.registry import Registry
 from compbench.run.carrying import Carried
-from compbench.run.training import Record, evaluate, example_order, make_optimizer, train
+from compbench.run.optimizers import make_optimizer
+from compbench.run.training import Record, evaluate, example_order, train
 from compbench.seeds import generator, stream
 from compbench.suite.cell import Training
 from compbench.workloads.base import Workload
