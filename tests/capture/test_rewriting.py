@@ -135,7 +135,7 @@ TWICE: dict[str, Use] = {
 
 
 def _session(model: nn.Module) -> Session:
-    return Session(model, Rotate(), CaptureSettings(minimum_elements=1))
+    return Session(model, Rotate(), CaptureSettings(minimum_elements=1, routes="operators"))
 
 
 def _plain_and_own(use: Use, drive: Callable[[Model, Tensor], list[Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
