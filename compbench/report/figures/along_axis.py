@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Generic, TypeVar
@@ -11,8 +11,9 @@ import altair as alt
 
 from compbench.report.axes import shown
 from compbench.report.figures.charts import axis_of, finished, fitted
+from compbench.report.figures.figure import Figure
 from compbench.report.figures.key import Key, short_labels
-from compbench.report.figures.units import listed
+from compbench.report.figures.units import in_title, listed, number, stem
 from compbench.report.outcome import Outcome
 from compbench.report.verdicts import REFERENCE
 from compbench.run.result import CellResult
@@ -22,6 +23,8 @@ MOST_VALUES_WITH_TICKS = 8
 _PLOT_HEIGHT = 130
 
 Found = TypeVar("Found")
+Points = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""By the label of a line and the text of a value, what :func:`spread` gives."""
 
 
 @dataclass
@@ -95,6 +98,46 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": fmean(values), "lowest": min(values), "highest": max(values), "seeds": len(values)}
 
 
+def points_along(lines: Sequence[Line[Found]], of: Callable[[Found], float]) -> Points:
+    """A number of each cell, as its spread over seeds, in the order of the axis."""
+    values, _ = ordered(lines)
+    return {
+        line.label: {text: spread([of(found) for found in line.seeds[text]]) for text in values if text in line.seeds}
+        for line in lines
+    }
+
+
+def told(points: Mapping[str, Mapping[str, float]]) -> str:
+    """The means of one line, each with its value, in a clause."""
+    return listed([f"{number(point['mean'])} at {text}" for text, point in points.items()])
+
+
+def figure_along(
+    name: str,
+    title: str,
+    axis: str,
+    points: Points,
+    lines: Sequence[Line[Found]],
+    key: Key,
+    y: alt.Y,
+    sentences: Sequence[str],
+) -> Figure:
+    """The figure of a number against an axis.
+
+    Args:
+        name: the beginning of its name, which ends with the axis.
+        title: what it shows, without the axis.
+        axis: of the matrix.
+        points: the numbers.
+        lines: those that are drawn.
+        key: the colours of the lines.
+        y: the vertical axis.
+        sentences: its caption.
+    """
+    chart = chart_along(in_title(axis), points, lines, key, y)
+    return Figure(f"{name}_{stem(axis)}", f"{title} by {in_title(axis)}{at_depth(lines)}", " ".join(sentences), chart)
+
+
 def tooltips() -> list[alt.Tooltip]:
     """Of what :func:`spread` gives."""
     return [
@@ -107,7 +150,7 @@ def tooltips() -> list[alt.Tooltip]:
 
 def chart_along(
     title: str,
-    points: Mapping[str, Mapping[str, Mapping[str, float]]],
+    points: Points,
     lines: Sequence[Line[Found]],
     key: Key,
     y: alt.Y,
@@ -116,7 +159,7 @@ def chart_along(
 
     Args:
         title: of the horizontal axis.
-        points: by the label of a line and the text of a value, what :func:`spread` gives.
+        points: the numbers.
         lines: those that are drawn.
         key: the colours of the lines.
         y: the vertical axis of the field ``mean``, with its scale.

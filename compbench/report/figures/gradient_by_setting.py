@@ -10,16 +10,16 @@ from compbench.report.figures.along_axis import (
     Line,
     at_depth,
     axes_of,
-    chart_along,
+    figure_along,
     key_along,
     lines_along,
-    ordered,
-    spread,
+    points_along,
+    told,
     vertical,
 )
 from compbench.report.figures.figure import Figure, NoFigure
 from compbench.report.figures.key import Key
-from compbench.report.figures.units import in_title, listed, number, stem
+from compbench.report.figures.units import number
 from compbench.report.outcome import Outcome
 from compbench.report.verdicts import REFERENCE
 from compbench.run.result import CellResult
@@ -58,18 +58,13 @@ def _of_arms(axis: str, lines: Sequence[Line[Fidelity]], key: Key) -> Figure:
         f"The cosine of the gradient of all parameters with the exact one, on one held-out batch after the last "
         f"training step, by {axis}{at_depth(lines)}. Marks are means over seeds, with the range of the seeds as a bar.",
     ]
-    values, _ = ordered(lines)
-    points, lowest = {}, 0.0
+    points = points_along(lines, lambda found: found.gradient_cosine)
     for line in lines:
-        found = {text: line.seeds[text] for text in values if text in line.seeds}
-        points[line.label] = {text: spread([of.gradient_cosine for of in seeds]) for text, seeds in found.items()}
-        lowest = min(lowest, *(point["lowest"] for point in points[line.label].values()))
-        told = [f"{number(point['mean'])} at {text}" for text, point in points[line.label].items()]
-        early = [of.gradient_cosine_start for seeds in found.values() for of in seeds]
+        early = [found.gradient_cosine_start for seeds in line.seeds.values() for found in seeds]
         sentences.append(
-            f"{line.label}: {listed(told)}; after the third step it was {number(min(early))} to {number(max(early))}."
+            f"{line.label}: {told(points[line.label])}; after the third step it was {number(min(early))} to "
+            f"{number(max(early))}."
         )
+    lowest = min(0.0, *(point["lowest"] for of_line in points.values() for point in of_line.values()))
     y = vertical("gradient cosine", (1.08 * lowest, 1.02))
-    title = f"{_TITLE} by {in_title(axis)}{at_depth(lines)}"
-    chart = chart_along(in_title(axis), points, lines, key, y)
-    return Figure(f"{_NAME}_{stem(axis)}", title, " ".join(sentences), chart)
+    return figure_along(_NAME, _TITLE, axis, points, lines, key, y, sentences)

@@ -12,11 +12,13 @@ from compbench.report.figures.along_axis import (
     Line,
     at_depth,
     axes_of,
-    chart_along,
+    figure_along,
     key_along,
     lines_along,
     ordered,
+    points_along,
     spread,
+    told,
     tooltips,
     vertical,
 )
@@ -73,16 +75,9 @@ def _of_arms(axis: str, lines: Sequence[Line[Ranks]], key: Key) -> Figure:
         f"The rank that bases end with, the mean over the sites that a strategy compresses, by {axis}"
         f"{at_depth(lines)}. Marks are means over seeds, with the range of the seeds as a bar.",
     ]
-    values, _ = ordered(lines)
-    points = {
-        line.label: {
-            text: spread([fmean(ranks.values()) for ranks in line.seeds[text]]) for text in values if text in line.seeds
-        }
-        for line in lines
-    }
+    points = points_along(lines, lambda ranks: fmean(ranks.values()))
     for line in lines:
-        told = [f"{number(point['mean'])} at {text}" for text, point in points[line.label].items()]
-        sentences.append(f"{line.label}: {listed(told)}.")
+        sentences.append(f"{line.label}: {told(points[line.label])}.")
         counts = {len(ranks) for of_value in line.seeds.values() for ranks in of_value}
         if len(counts) > 1:
             sentences.append(
@@ -90,9 +85,7 @@ def _of_arms(axis: str, lines: Sequence[Line[Ranks]], key: Key) -> Figure:
             )
     highest = max(point["highest"] for of_line in points.values() for point in of_line.values())
     y = vertical("mean rank of sites (columns)", (0, 1.08 * highest))
-    title = f"{_TITLE} by {in_title(axis)}{at_depth(lines)}"
-    chart = chart_along(in_title(axis), points, lines, key, y)
-    return Figure(f"{_NAME}_{stem(axis)}", title, " ".join(sentences), chart)
+    return figure_along(_NAME, _TITLE, axis, points, lines, key, y, sentences)
 
 
 def _of_sites(axis: str, line: Line[Ranks]) -> Figure | None:
