@@ -1,131 +1,22 @@
-"""What stands in autograd's graph for a saved tensor: its storage as a payload, or the tensor itself."""
+"""What stands in autograd's graph for a saved tensor whose storage is compressed: the payload, and a view of it."""
 
 from __future__ import annotations
 
-import functools
 import weakref
-from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from compbench.capture.folding import Fold
-from compbench.capture.ledger import Held, SavedLedger, storages_of
+from compbench.capture.ledger import SavedLedger, storages_of
 from compbench.capture.plainly import plainly
+from compbench.capture.raw import Alive, forget
 from compbench.capture.sites import SiteBook
-from compbench.capture.special import parts
 from compbench.capture.steps import Steps
+from compbench.capture.versions import Place, modified, share_counter, version_counter
 from compbench.compressor import Payload
 from compbench.errors import PluginError
-
-_MODIFIED = (
-    "one of the variables needed for gradient computation has been modified by an inplace operation: "
-    "a saved {dtype} tensor of shape {shape} is at version {found}; expected version {expected} instead"
-)
-
-_set_version = torch._C._autograd._unsafe_set_version_counter
-
-_T = TypeVar("_T")
-Place = tuple[torch.Size, tuple[int, ...], int | torch.SymInt]
-"""Shape, strides and offset of a tensor in its storage."""
-Alive = dict[int, weakref.ref[_T]]
-"""What is alive, by the address of its storage. The references are weak, and whatever dies takes its own away."""
-
-
-def look_up(alive: Alive[_T], address: int) -> _T | None:
-    """What is alive at an address, if anything is."""
-    reference = alive.get(address)
-    return None if reference is None else reference()
-
-
-def forget(alive: Alive[_T], address: int) -> None:
-    """Takes the reference at an address away, unless what it refers to is alive: a successor at the same address."""
-    reference = alive.get(address)
-    if reference is not None and reference() is None:
-        del alive[address]
-
-
-class Raw:
-    """A saved tensor that is kept as it is.
-
-    Args:
-        tensor: the tensor, of any layout and type.
-        steps: the steps of the session that it belongs to, if it belongs to one.
-        ledgers: where its storages are counted.
-        book: the site that saved it first.
-        alive: the session's raw storages by address, from which this one takes itself when it dies.
-        address: that of the tensor's storage.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_address",
-        "_alive",
-        "_held",
-        "_ledgers",
-        "_number",
-        "_steps",
-        "_tensor",
-        "_version",
-        "book",
-    )
-
-    def __init__(
-        self,
-        tensor: Tensor,
-        steps: Steps | None = None,
-        ledgers: tuple[SavedLedger, ...] = (),
-        book: SiteBook | None = None,
-        alive: Alive[Raw] | None = None,
-        address: int = 0,
-    ) -> None:
-        # Detached, since a saved output that knew its node would be a cycle that nothing frees; it shares the version.
-        self._tensor = tensor.detach()
-        self._version = tensor._version
-        self._steps = steps
-        self._number = 0 if steps is None else steps.done
-        self.book = book
-        self._ledgers = ledgers
-        self._held: Held = storages_of(parts(self._tensor)) if ledgers else ()
-        for ledger in ledgers:
-            ledger.hold(self._held)
-        self._address = address
-        self._alive = alive
-        if alive is not None:
-            alive[address] = weakref.ref(self)
-
-    @property
-    def tensor(self) -> Tensor:
-        """The tensor, unchecked."""
-        return self._tensor
-
-    def part(self, place: Place, version: int, dtype: torch.dtype) -> Raw | None:
-        """Another tensor of the same storage, kept with it; None where it is of another version or type."""
-        if version != self._version or dtype is not self._tensor.dtype:
-            return None
-        return Raw(self._tensor.as_strided(*place), self._steps, self._ledgers, self.book)
-
-    def unpack(self) -> Tensor:
-        """The tensor.
-
-        Raises:
-            CaptureError: its step has ended.
-            RuntimeError: it was modified in place since; torch leaves this check to whoever sets hooks.
-        """
-        if self._steps is not None:
-            self._steps.use(self._number)
-        if self._tensor._version != self._version:
-            raise _modified(self._tensor.dtype, self._tensor.shape, self._tensor._version, self._version)
-        return self._tensor
-
-    def __del__(self) -> None:
-        alive = getattr(self, "_alive", None)
-        if alive is not None:
-            forget(alive, self._address)
-        for ledger in getattr(self, "_ledgers", ()):
-            ledger.release(self._held)
 
 
 class LastRebuilt:
@@ -228,7 +119,7 @@ class Entry:
         self._last = last
         self.views = 0
         self.watched = False  # whether its codec wants to see gradients
-        self._guard = _version_counter(tensor)
+        self._guard = version_counter(tensor)
         self._opaque = payload.opaque_bytes()
         # What lies on another device, as in the host's memory, is not what is held here.
         self._held = storages_of(kept for kept in payload.tensors() if kept.device == tensor.device)
@@ -243,7 +134,7 @@ class Entry:
 
         ``unsafe_chunk``, with which recurrent layers part their gates, and ``.data`` give tensors such counters.
         """
-        return _share_counter(self._guard, tensor)
+        return share_counter(self._guard, tensor)
 
     def keep(self, tensor: Tensor, reason: str) -> None:
         """Keeps the storage itself after all, in the place of the payload: somebody holds it in any case."""
@@ -264,7 +155,7 @@ class Entry:
     def check_version(self, shape: torch.Size) -> None:
         """Raises what torch raises when a saved tensor was changed before its use."""
         if self._guard._version != self.version:
-            raise _modified(self.dtype, shape, self._guard._version, self.version)
+            raise modified(self.dtype, shape, self._guard._version, self.version)
 
     def storage(self) -> Tensor:
         """The storage's elements, rebuilt, behind a tensor of any shape; views that are unpacked together share it.
@@ -395,16 +286,6 @@ class View:
         return self.entry.storage().as_strided(self._shape, self._stride, self._offset)
 
 
-def _share_counter(counter: Tensor, tensor: Tensor) -> bool:
-    # Torch does not say which tensors share a counter: move this one, look at the other, and move it back.
-    before = tensor._version
-    here = counter._version
-    _set_version((counter,), (here + 1,))
-    shared = tensor._version != before
-    _set_version((counter,), (here,))
-    return shared
-
-
 def _contiguous(shape: torch.Size, stride: tuple[int, ...]) -> bool:
     expected = 1
     for size, step in zip(reversed(shape), reversed(stride), strict=True):
@@ -412,79 +293,3 @@ def _contiguous(shape: torch.Size, stride: tuple[int, ...]) -> bool:
             return False
         expected *= size
     return True
-
-
-def _version_counter(tensor: Tensor) -> Tensor:
-    """A tensor without memory that counts the changes made to ``tensor`` in place: versions outlive what they count."""
-    counter = tensor.detach()
-    # A fake tensor's stand-in must be fake too, and no real tensor may meet it later.
-    counter.data = torch.empty(0) if isinstance(tensor, FakeTensor) else _nothing(tensor.device)
-    return counter
-
-
-def place_of(tensor: Tensor) -> Place:
-    """Where a tensor lies in its storage."""
-    return tensor.shape, tensor.stride(), tensor.storage_offset()
-
-
-class VersionGuard:
-    """Remembers the version of a tensor, and none of its memory."""
-
-    __slots__ = ("_counter", "_dtype", "_shape", "_tensor", "_version")
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = weakref.ref(tensor)
-        self._counter = _version_counter(tensor)
-        self._version = tensor._version
-        self._shape, self._dtype = tensor.shape, tensor.dtype
-
-    @property
-    def counter(self) -> Tensor:
-        """A tensor without memory that counts with the one remembered."""
-        return self._counter
-
-    def counts(self, tensor: Tensor) -> bool:
-        """Whether the version is that of ``tensor``; see :meth:`Entry.counts`."""
-        own = self._tensor()
-        if own is not None and (tensor is own or tensor._base is own):  # views count with their base
-            return True
-        return _share_counter(self._counter, tensor)
-
-    @property
-    def version(self) -> int | None:
-        """The version remembered; None if the tensor was changed since."""
-        return self._version if self._counter._version == self._version else None
-
-    def check(self, shape: torch.Size | None = None) -> None:
-        """Raises what torch raises when a saved tensor, of this shape or that remembered, changed before its use."""
-        if self._counter._version != self._version:
-            raise _modified(self._dtype, shape or self._shape, self._counter._version, self._version)
-
-
-class Copied:
-    """A saved part of a storage that is kept as a copy, so that the rest of the storage is freed."""
-
-    __slots__ = ("_guard", "_raw")
-
-    def __init__(self, tensor: Tensor, steps: Steps, ledgers: tuple[SavedLedger, ...], book: SiteBook) -> None:
-        self._guard = VersionGuard(tensor)
-        self._raw = Raw(tensor.detach().clone(), steps, ledgers, book)
-
-    def unpack(self) -> Tensor:
-        """The tensor.
-
-        Raises:
-            CaptureError: its step has ended.
-            RuntimeError: it was modified in place since it was saved.
-        """
-        self._guard.check()
-        return self._raw.unpack()
-
-
-@functools.cache
-def _nothing(device: torch.device) -> Tensor:
-    return torch.empty(0, device=device)
-
-
-def _modified(dtype: torch.dtype, shape: torch.Size, found: int, expected: int) -> RuntimeError:
-    return RuntimeError(_MODIFIED.format(dtype=dtype, shape=tuple(shape), found=found, expected=expected))

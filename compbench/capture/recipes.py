@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from compbench.capture.entry import Entry, Place, VersionGuard, View, place_of
+from compbench.capture.entry import Entry, View
 from compbench.capture.handing import Handle
 from compbench.capture.steps import Steps
+from compbench.capture.versions import Place, VersionGuard, place_of
 from compbench.capture.weight_gradients import Scaling
 from compbench.errors import CaptureError
 

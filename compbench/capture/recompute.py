@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from compbench.capture.entry import VersionGuard, View, place_of
+from compbench.capture.entry import View
 from compbench.capture.functions import scale_and_shift
 from compbench.capture.handing import Handle
 from compbench.capture.modules import ModuleTracker
@@ -36,6 +36,7 @@ from compbench.capture.recipes import (
 )
 from compbench.capture.special import describe_special
 from compbench.capture.steps import Steps
+from compbench.capture.versions import VersionGuard, place_of
 from compbench.compressor import Recomputation, Site
 from compbench.errors import CaptureError
 from compbench.site_patterns import SitePatterns

@@ -15,12 +15,12 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.autograd import Variable
 
-from compbench.capture.entry import Place, place_of
 from compbench.capture.functions import Gate, GatedUnit, LayerNorm, RmsNorm
 from compbench.capture.handing import Handle
 from compbench.capture.products import Calls, Convolution, Convolving, Linear
 from compbench.capture.recipes import ScaledRows
 from compbench.capture.special import describe_special
+from compbench.capture.versions import Place, place_of
 from compbench.capture.weight_gradients import AnchoredWeights
 from compbench.capture.weights import Weights
 

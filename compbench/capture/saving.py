@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compbench.capture.books import COMPUTED_AGAIN, Books
-from compbench.capture.entry import Alive, Copied, Entry, LastRebuilt, Place, Raw, VersionGuard, View, look_up, place_of
+from compbench.capture.entry import Entry, LastRebuilt, View
 from compbench.capture.folding import Fold, find_fold
 from compbench.capture.honesty import check_declared
 from compbench.capture.ledger import SavedLedger
@@ -18,11 +18,13 @@ from compbench.capture.modules import ModuleTracker
 from compbench.capture.observing import Operator, SavedTensor, gradient_observer, operator_observer
 from compbench.capture.operators import OperatorTracker
 from compbench.capture.plainly import plainly
+from compbench.capture.raw import Alive, Copied, Raw, look_up
 from compbench.capture.recipes import Deferred, Recipe, Recomputed, mapped
 from compbench.capture.recompute import Recomputer
 from compbench.capture.sites import SiteBook
 from compbench.capture.special import describe_special, parts
 from compbench.capture.steps import Steps
+from compbench.capture.versions import Place, VersionGuard, place_of
 from compbench.capture.weights import Weights
 from compbench.compressor import Codec
 from compbench.errors import CaptureError, CaptureWarning

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from compbench.capture.books import Books
-from compbench.capture.entry import Copied, Raw, View
+from compbench.capture.entry import View
 from compbench.capture.handing import unpack
 from compbench.capture.honesty import check_state
 from compbench.capture.ledger import SavedLedger
 from compbench.capture.modules import ModuleTracker
 from compbench.capture.operators import OperatorTracker
+from compbench.capture.raw import Copied, Raw
 from compbench.capture.recipes import Deferred, Recomputed
 from compbench.capture.recompute import Recomputer
 from compbench.capture.route import Route

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from compbench.capture.entry import place_of
+from compbench.capture.versions import place_of
 
 
 class Scaling(NamedTuple):
